@@ -39,10 +39,14 @@ func TestEncodeAndRead(t *testing.T) {
 
 func TestRefusesWhatIsNotOnlyData(t *testing.T) {
 	for name, change := range map[string]func(*clientcmdapi.Cluster, *clientcmdapi.AuthInfo){
-		"verify":  func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) { c.InsecureSkipTLSVerify, c.CertificateAuthorityData = true, nil },
-		"proxy":   func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) { c.ProxyURL = "http://proxy" },
-		"files":   func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) { u.TokenFile = "/etc/shadow" },
-		"program": func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) { u.Exec = &clientcmdapi.ExecConfig{Command: "sh", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode} },
+		"verify": func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) {
+			c.InsecureSkipTLSVerify, c.CertificateAuthorityData = true, nil
+		},
+		"proxy": func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) { c.ProxyURL = "http://proxy" },
+		"files": func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) { u.TokenFile = "/etc/shadow" },
+		"program": func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) {
+			u.Exec = &clientcmdapi.ExecConfig{Command: "sh", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
+		},
 	} {
 		data, err := Encode(sample())
 		if err != nil {

@@ -1,0 +1,192 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// VirtualClusterClass is what a platform team offers to tenants: how their control
+// planes run, how they are reached, and what their pods may do.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=vcc,categories=bulkhead
+// +kubebuilder:printcolumn:name="Kind",type=string,JSONPath=`.spec.kind`
+// +kubebuilder:printcolumn:name="Pod-Security",type=string,JSONPath=`.spec.podSecurity`
+// +kubebuilder:printcolumn:name="Runtime-Class",type=string,JSONPath=`.spec.runtimeClassName`
+// +kubebuilder:printcolumn:name="Exposure",type=string,JSONPath=`.spec.exposure.type`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type VirtualClusterClass struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +kubebuilder:default={}
+	Spec VirtualClusterClassSpec `json:"spec,omitempty"`
+}
+
+// ClassKind says how the control planes of a class are made.
+//
+// +kubebuilder:validation:Enum=Dedicated
+type ClassKind string
+
+// ClassDedicated runs each control plane as pods of its own in a namespace of its own.
+const ClassDedicated ClassKind = "Dedicated"
+
+// PodSecurityLevel is the Pod Security Standard that a tenant's pods must meet. On
+// every level hostPath, hostNetwork, hostPID, hostIPC and foreign runtime classes
+// are refused.
+//
+// +kubebuilder:validation:Enum=restricted;baseline;privileged
+type PodSecurityLevel string
+
+// The Pod Security Standards (https://kubernetes.io/docs/concepts/security/pod-security-standards/).
+const (
+	PodSecurityRestricted PodSecurityLevel = "restricted"
+	PodSecurityBaseline   PodSecurityLevel = "baseline"
+	PodSecurityPrivileged PodSecurityLevel = "privileged"
+)
+
+// VirtualClusterClassSpec is the offer.
+type VirtualClusterClassSpec struct {
+	// Kind says how control planes of this class are made.
+	//
+	// +kubebuilder:default=Dedicated
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kind cannot change: make a new class"
+	// +optional
+	Kind ClassKind `json:"kind,omitempty"`
+
+	// Etcd of each control plane.
+	// +kubebuilder:default={}
+	// +optional
+	Etcd EtcdSpec `json:"etcd,omitempty"`
+
+	// APIServer of each control plane.
+	// +kubebuilder:default={}
+	// +optional
+	APIServer ComponentSpec `json:"apiServer,omitempty"`
+
+	// ControllerManager of each control plane.
+	// +kubebuilder:default={}
+	// +optional
+	ControllerManager ComponentSpec `json:"controllerManager,omitempty"`
+
+	// MetricsServer beside each control plane, for `kubectl top` and the HPA.
+	// +kubebuilder:default={}
+	// +optional
+	MetricsServer MetricsServerSpec `json:"metricsServer,omitempty"`
+
+	// Exposure says how tenants reach their apiservers.
+	// +kubebuilder:default={}
+	// +optional
+	Exposure ExposureSpec `json:"exposure,omitempty"`
+
+	// PodSecurity is the level that tenants' pods must meet.
+	// +kubebuilder:default=baseline
+	// +optional
+	PodSecurity PodSecurityLevel `json:"podSecurity,omitempty"`
+
+	// RuntimeClassName is the super cluster's RuntimeClass that all pods of the
+	// tenants run with; empty for the nodes' default runtime.
+	//
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	RuntimeClassName string `json:"runtimeClassName,omitempty"`
+
+	// StorageClasses names the super cluster's StorageClasses that tenants see.
+	// Empty: the default one only.
+	//
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	// +optional
+	StorageClasses []string `json:"storageClasses,omitempty"`
+}
+
+// ComponentSpec describes the pods of one control-plane component.
+type ComponentSpec struct {
+	// Image to run instead of the installation's default.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Image string `json:"image,omitempty"`
+
+	// Resources of the component's container, instead of the installation's default.
+	// +optional
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+}
+
+// EtcdSpec describes a control plane's etcd and its volume.
+type EtcdSpec struct {
+	ComponentSpec `json:",inline"`
+
+	// Storage of the etcd member.
+	// +kubebuilder:default={}
+	// +optional
+	Storage StorageSpec `json:"storage,omitempty"`
+}
+
+// StorageSpec describes a volume.
+type StorageSpec struct {
+	// StorageClassName in the super cluster; empty for its default.
+	//
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	StorageClassName string `json:"storageClassName,omitempty"`
+
+	// Size of the volume.
+	// +kubebuilder:default="2Gi"
+	// +optional
+	Size resource.Quantity `json:"size,omitempty"`
+}
+
+// MetricsServerSpec describes a control plane's metrics-server.
+type MetricsServerSpec struct {
+	ComponentSpec `json:",inline"`
+
+	// Disabled leaves metrics-server out.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+}
+
+// ExposureType is the type of the Service in front of a tenant's apiserver.
+//
+// +kubebuilder:validation:Enum=ClusterIP;NodePort;LoadBalancer
+type ExposureType string
+
+// The ways to reach a tenant's apiserver.
+const (
+	ExposeClusterIP    ExposureType = "ClusterIP"
+	ExposeNodePort     ExposureType = "NodePort"
+	ExposeLoadBalancer ExposureType = "LoadBalancer"
+)
+
+// ExposureSpec says how tenants reach their apiservers from outside.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.host) || self.host == '' || self.type == 'NodePort'",message="host goes with type NodePort"
+type ExposureSpec struct {
+	// Type of the Service in front of the apiserver.
+	// +kubebuilder:default=LoadBalancer
+	// +optional
+	Type ExposureType `json:"type,omitempty"`
+
+	// Host is the DNS name or address by which nodes are reached, with type NodePort.
+	// Empty: the internal address of a node.
+	//
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Host string `json:"host,omitempty"`
+
+	// Annotations of the Service, such as a cloud's load balancer settings.
+	// +kubebuilder:validation:MaxProperties=64
+	// +optional
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// VirtualClusterClassList is a list of classes.
+//
+// +kubebuilder:object:root=true
+type VirtualClusterClassList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []VirtualClusterClass `json:"items"`
+}
