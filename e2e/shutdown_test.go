@@ -18,9 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestZLifecycle ends the run (tests run in the order of files and names): the
+// TestShutdown ends the run (tests run in the order of their files): the
 // cluster survives the death of all its processes, and down leaves nothing.
-func TestZLifecycle(t *testing.T) {
+func TestShutdown(t *testing.T) {
 	t.Run("kill-everything", killEverything)
 	t.Run("down", downLeavesNothing)
 }
