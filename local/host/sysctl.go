@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/bulkhead-dev/bulkhead/local/process"
@@ -122,4 +123,24 @@ func (s Sysctls) Restore() error {
 		return err
 	}
 	return nil
+}
+
+// Raise is Set for a number that must be at least minimum; a higher one stays. A
+// setting that this kernel does not have is left out.
+func (s Sysctls) Raise(name string, minimum int) error {
+	data, err := os.ReadFile(filepath.Join(s.Dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	have, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return fmt.Errorf("kernel parameter %s: %w", name, err)
+	}
+	if have >= minimum {
+		return nil
+	}
+	return s.Set(name, strconv.Itoa(minimum))
 }

@@ -11,9 +11,12 @@ import (
 // frontProxyName is the name that aggregated apiservers know the apiserver by.
 const frontProxyName = "front-proxy-client"
 
-// kubeletClientName is the user that the apiserver is towards kubelets; the
+// KubeletClientName is the user that the apiserver is towards kubelets; the
 // addon "kubelet-access" gives it its rights.
-const kubeletClientName = "kube-apiserver-kubelet-client"
+const KubeletClientName = "kube-apiserver-kubelet-client"
+
+// RegistryClient is the certificate that containerd shows to the image registry.
+var RegistryClient = pki.Leaf{CommonName: "containerd", Usage: pki.Client}
 
 // Certify issues all certificates and kubeconfigs of the super control plane.
 func Certify(l layout.Layout, s layout.Settings) (*Authorities, error) {
@@ -33,7 +36,7 @@ func Certify(l layout.Layout, s layout.Settings) (*Authorities, error) {
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + layout.ClusterDomain,
 			host, s.APIServiceIP().String(),
 		}}},
-		{"apiserver-kubelet-client", a.Cluster, pki.Leaf{CommonName: kubeletClientName, Usage: pki.Client}},
+		{"apiserver-kubelet-client", a.Cluster, pki.Leaf{CommonName: KubeletClientName, Usage: pki.Client}},
 		{"front-proxy-client", a.FrontProxy, pki.Leaf{CommonName: frontProxyName, Usage: pki.Client}},
 		{"controller-manager", a.Cluster, pki.Leaf{CommonName: "kube-controller-manager", Hosts: []string{"localhost", "127.0.0.1"}, Usage: pki.Server}},
 		{"scheduler", a.Cluster, pki.Leaf{CommonName: "kube-scheduler", Hosts: []string{"localhost", "127.0.0.1"}, Usage: pki.Server}},

@@ -1,0 +1,61 @@
+package node
+
+import (
+	"bufio"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// resolverFiles are where a machine's name servers stand. systemd-resolved puts
+// the real ones into the second when the first names only itself, on loopback.
+var resolverFiles = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
+
+// upstreamResolver renders the resolv.conf of a node: the first file that names a
+// server which a network namespace can reach. It is empty if none does.
+func upstreamResolver(files []string) string {
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if content := reachableServers(string(data)); content != "" {
+			return content
+		}
+	}
+	return ""
+}
+
+// reachableServers keeps the name servers of a resolv.conf that are not on loopback.
+// Search domains are left out: names inside the cluster must not depend on the
+// machine it runs on.
+func reachableServers(resolvConf string) string {
+	var kept strings.Builder
+	lines := bufio.NewScanner(strings.NewReader(resolvConf))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		addr, err := netip.ParseAddr(fields[1])
+		if err == nil && !addr.IsLoopback() && !addr.IsUnspecified() {
+			kept.WriteString("nameserver " + addr.String() + "\n")
+		}
+	}
+	return kept.String()
+}
+
+// resolverPath is the file that /etc/resolv.conf leads to, for the node's own to
+// be mounted on.
+func resolverPath() (string, error) {
+	const path = "/etc/resolv.conf"
+	target, err := os.Readlink(path)
+	if err != nil {
+		return path, nil // no link; or nothing, then it is made
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(filepath.Dir(path), target)
+	}
+	return filepath.Clean(target), nil
+}
