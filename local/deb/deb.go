@@ -1,4 +1,5 @@
-// Package deb installs the Debian packages that the embedded super cluster needs.
+// Package deb gets what the embedded super cluster needs out of Debian's
+// packages.
 package deb
 
 import (
@@ -18,9 +19,9 @@ import (
 const (
 	// installTimeout bounds one apt-get call, downloads included.
 	installTimeout = 10 * time.Minute
-	// lockTimeout is how many seconds apt-get waits for another one's lock:
-	// a fresh machine is often still updating itself.
-	lockTimeout = "120"
+	// lockTimeout makes apt-get wait for another one's lock, in seconds: a
+	// fresh machine is often still updating itself.
+	lockTimeout = "DPkg::Lock::Timeout=120"
 )
 
 // Install makes sure that the packages are installed: it asks dpkg which are
@@ -29,26 +30,26 @@ const (
 // error lists the packages to install by hand. An error is a *progress.LogError
 // where the log or a hint explains it.
 func Install(ctx context.Context, logFile string, packages ...string) error {
-	return system{dpkgQuery: "dpkg-query", aptGet: "apt-get", isRoot: os.Geteuid() == 0}.install(ctx, logFile, packages)
+	return machine().install(ctx, logFile, packages)
 }
 
-// system is what Install finds on the machine.
+// system is what there is on a machine to handle packages with.
 type system struct {
-	dpkgQuery, aptGet string // programs, found through PATH
-	isRoot            bool
+	dpkgQuery, dpkgDeb, aptGet string // programs, found through PATH
+	isRoot                     bool
+}
+
+// machine is the system that this process runs on.
+func machine() system {
+	return system{dpkgQuery: "dpkg-query", dpkgDeb: "dpkg-deb", aptGet: "apt-get", isRoot: os.Geteuid() == 0}
 }
 
 func (s system) install(ctx context.Context, logFile string, packages []string) error {
 	if len(packages) == 0 {
 		return nil
 	}
-	for _, program := range []string{s.dpkgQuery, s.aptGet} {
-		if _, err := exec.LookPath(program); err != nil {
-			return &progress.LogError{
-				Err:  fmt.Errorf("this is no Debian or Ubuntu: %s is not there", filepath.Base(program)),
-				Hint: fmt.Sprintf("The embedded super cluster installs what it needs with apt-get. Use Debian 12 or newer, or Ubuntu 22.04 or newer; it needs the packages %s.", strings.Join(packages, ", ")),
-			}
-		}
+	if err := s.check(packages...); err != nil {
+		return err
 	}
 	missing, err := s.missing(ctx, packages)
 	if err != nil || len(missing) == 0 {
@@ -61,17 +62,15 @@ func (s system) install(ctx context.Context, logFile string, packages []string) 
 			Hint: byHand,
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(logFile), 0o755); err != nil {
-		return fmt.Errorf("making the folder of apt's log: %w", err)
-	}
 	// A fresh machine has no package lists; an old one has lists whose packages
 	// are gone from the mirror. Where the lists cannot be had, those that are
 	// there may do.
-	updateErr := s.apt(ctx, logFile, "update")
+	updateErr := s.update(ctx, logFile)
 	if ctx.Err() != nil {
 		return fmt.Errorf("apt-get update: %w", ctx.Err())
 	}
-	if err := s.apt(ctx, logFile, append([]string{"install", "-y", "--no-install-recommends"}, missing...)...); err != nil {
+	install := []string{s.aptGet, "-q", "-o", lockTimeout, "install", "-y", "--no-install-recommends"}
+	if err := s.run(ctx, logFile, "", append(install, missing...)...); err != nil {
 		err = fmt.Errorf("apt-get install %s: %w", strings.Join(missing, " "), err)
 		if updateErr != nil {
 			err = fmt.Errorf("%w (and before that, apt-get update: %w)", err, updateErr)
@@ -108,8 +107,28 @@ func (s system) missing(ctx context.Context, packages []string) ([]string, error
 	return missing, nil
 }
 
-// apt runs apt-get and appends its output to the log.
-func (s system) apt(ctx context.Context, logFile string, args ...string) error {
+// check refuses a machine that is not of Debian's kind.
+func (s system) check(packages ...string) error {
+	for _, program := range []string{s.dpkgQuery, s.aptGet} {
+		if _, err := exec.LookPath(program); err != nil {
+			return &progress.LogError{
+				Err:  fmt.Errorf("this is no Debian or Ubuntu: %s is not there", filepath.Base(program)),
+				Hint: fmt.Sprintf("The embedded super cluster gets what it needs with apt-get. Use Debian 12 or newer, or Ubuntu 22.04 or newer; it needs the packages %s.", strings.Join(packages, ", ")),
+			}
+		}
+	}
+	return nil
+}
+
+func (s system) update(ctx context.Context, logFile string) error {
+	return s.run(ctx, logFile, "", s.aptGet, "-q", "-o", lockTimeout, "update")
+}
+
+// run runs a program in dir and appends its output to the log.
+func (s system) run(ctx context.Context, logFile, dir string, args ...string) error {
+	if err := os.MkdirAll(filepath.Dir(logFile), 0o755); err != nil {
+		return fmt.Errorf("making the folder of apt's log: %w", err)
+	}
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("opening apt's log: %w", err)
@@ -117,9 +136,9 @@ func (s system) apt(ctx context.Context, logFile string, args ...string) error {
 	defer log.Close()
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
-	args = append([]string{"-q", "-o", "DPkg::Lock::Timeout=" + lockTimeout}, args...)
-	fmt.Fprintf(log, "\n$ %s %s\n", s.aptGet, strings.Join(args, " "))
-	cmd := exec.CommandContext(ctx, s.aptGet, args...)
+	fmt.Fprintf(log, "\n$ %s\n", strings.Join(args, " "))
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = log, log
 	// A package manager that is killed half-way leaves half-installed packages;
