@@ -1,0 +1,122 @@
+package charts_test
+
+import (
+	"regexp"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+)
+
+// pinned is an image name with a tag that is not "latest", or a digest.
+var pinned = regexp.MustCompile(`(:[^/:@]+(@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})$`)
+
+// podTemplates finds all pods of a manifest by the name of what makes them.
+func podTemplates(t *testing.T, manifest string) map[string]corev1.PodTemplateSpec {
+	t.Helper()
+	found := map[string]corev1.PodTemplateSpec{}
+	for _, object := range objects(t, manifest) {
+		switch object.GetKind() {
+		case "Deployment":
+			found[object.GetName()] = typed[appsv1.Deployment](t, object).Spec.Template
+		case "DaemonSet":
+			found[object.GetName()] = typed[appsv1.DaemonSet](t, object).Spec.Template
+		case "StatefulSet", "Job", "CronJob", "Pod":
+			t.Fatalf("%s %s: tell this test how to find its pods", object.GetKind(), object.GetName())
+		}
+	}
+	return found
+}
+
+// The one pod that may do what the Pod Security Standard "restricted" forbids, and
+// what that is.
+var exceptions = map[string][]string{
+	// It answers at the node's address in the kubelet's place, and its health is
+	// asked for on the node's loopback.
+	"vn-agent": {"host namespaces", "hostPort", "probe or lifecycle host"},
+}
+
+func TestPodsAreRestricted(t *testing.T) {
+	for name, values := range map[string]map[string]any{"default": nil, "local": localValues(t)} {
+		templates := podTemplates(t, mustTemplate(t, values))
+		if len(templates) != 3 {
+			t.Fatalf("%s: %d workloads, want 3", name, len(templates))
+		}
+		for workload, template := range templates {
+			checkPodSecurity(t, name+" "+workload, template, exceptions[workload])
+			for _, container := range append(template.Spec.InitContainers, template.Spec.Containers...) {
+				checkContainer(t, name+" "+workload+"/"+container.Name, container)
+			}
+			if template.Spec.SecurityContext.RunAsUser == nil || *template.Spec.SecurityContext.RunAsUser != 65532 {
+				t.Errorf("%s %s: does not run as the image's user 65532", name, workload)
+			}
+		}
+	}
+}
+
+func checkPodSecurity(t *testing.T, name string, template corev1.PodTemplateSpec, allowed []string) {
+	t.Helper()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forbidden := map[string]bool{}
+	for _, result := range evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}, &template.ObjectMeta, &template.Spec) {
+		if !result.Allowed {
+			forbidden[result.ForbiddenReason] = true
+		}
+	}
+	for _, reason := range allowed {
+		if !forbidden[reason] {
+			t.Errorf("%s no longer needs its exception %q", name, reason)
+		}
+		delete(forbidden, reason)
+	}
+	for reason := range forbidden {
+		t.Errorf("%s breaks the Pod Security Standard \"restricted\": %s", name, reason)
+	}
+}
+
+func checkContainer(t *testing.T, name string, container corev1.Container) {
+	t.Helper()
+	security := container.SecurityContext
+	if security == nil || security.ReadOnlyRootFilesystem == nil || !*security.ReadOnlyRootFilesystem {
+		t.Errorf("%s: root file system can be written", name)
+	}
+	if !pinned.MatchString(container.Image) || regexp.MustCompile(`:latest$`).MatchString(container.Image) {
+		t.Errorf("%s: image %s is not pinned", name, container.Image)
+	}
+	for _, list := range []corev1.ResourceList{container.Resources.Requests, container.Resources.Limits} {
+		if list.Memory().IsZero() {
+			t.Errorf("%s: memory is not bounded", name)
+		}
+	}
+	if container.Resources.Requests.Cpu().IsZero() {
+		t.Errorf("%s: requests no CPU", name)
+	}
+	if container.LivenessProbe == nil || container.ReadinessProbe == nil || container.StartupProbe == nil {
+		t.Errorf("%s: lacks a probe", name)
+	}
+}
+
+func TestEveryDeploymentSelectsItsOwnPods(t *testing.T) {
+	for _, object := range objects(t, mustTemplate(t, nil)) {
+		if object.GetKind() != "Deployment" {
+			continue
+		}
+		deployment := typed[appsv1.Deployment](t, object)
+		selector, err := metav1.LabelSelectorAsSelector(deployment.Spec.Selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, template := range podTemplates(t, mustTemplate(t, nil)) {
+			if selector.Matches(labels.Set(template.Labels)) != (name == deployment.Name) {
+				t.Errorf("the selector of %s and the pods of %s: wrong match", deployment.Name, name)
+			}
+		}
+	}
+}
