@@ -11,6 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	syncer "github.com/bulkhead-dev/bulkhead/syncer/rbac"
 	vnagent "github.com/bulkhead-dev/bulkhead/vn-agent/rbac"
 )
 
@@ -24,6 +25,7 @@ type access struct {
 
 // fromCode is what each component's own package says it needs.
 var fromCode = map[string]access{
+	"syncer":   {ClusterRules: syncer.SuperRules(), NamespaceRules: syncer.PlatformNamespaceRules()},
 	"vn-agent": {ClusterRules: vnagent.SuperRules()},
 }
 
