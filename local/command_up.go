@@ -284,8 +284,6 @@ func (r *upRun) nodes(ctx context.Context, step func(string, ...any)) error {
 	for _, n := range nodes {
 		group.Go(func() error { return n.Up(groupCtx, r.authorities, r.manager) })
 	}
-	// The addons' objects can be there before the nodes are.
-	group.Go(func() error { return addon.Apply(groupCtx, r.client, r.settings) })
 	if err := group.Wait(); err != nil {
 		return err
 	}
@@ -293,5 +291,8 @@ func (r *upRun) nodes(ctx context.Context, step func(string, ...any)) error {
 }
 
 func (r *upRun) addons(ctx context.Context, step func(string, ...any)) error {
+	if err := addon.Apply(ctx, r.client, r.settings); err != nil {
+		return err
+	}
 	return addon.Await(ctx, r.client, step)
 }

@@ -77,21 +77,21 @@ func (n Node) ensureMounts() error {
 	if err != nil {
 		return err
 	}
-	// The sources are opened here: inside they may be hidden by what is mounted,
-	// when the work tree is below /var, /tmp or /run.
+	// The sources are taken here, as mounts without a place yet: inside they may be
+	// hidden by what is mounted, when the work tree is below /var, /tmp or /run.
 	binds := append(n.binds(), bind{filepath.Join(n.config(), "resolv.conf"), resolver})
-	opened := make([]*os.File, len(binds))
+	sources := make([]int, len(binds))
 	for i, b := range binds {
-		f, err := os.OpenFile(b.source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, b.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
-			return err
+			return fmt.Errorf("taking %s as a mount: %w", b.source, err)
 		}
-		defer f.Close()
-		opened[i] = f
+		defer func() { _ = unix.Close(fd) }()
+		sources[i] = fd
 	}
 	mountAll := func() error {
 		for i, b := range binds {
-			if err := ensureBind(opened[i], b.target); err != nil {
+			if err := ensureBind(sources[i], b.target); err != nil {
 				return fmt.Errorf("mounting %s on %s: %w", b.source, b.target, err)
 			}
 		}
@@ -122,10 +122,10 @@ func (n Node) ensureMounts() error {
 	})
 }
 
-// ensureBind mounts what source refers to on target, unless it is there already.
-func ensureBind(source *os.File, target string) error {
+// ensureBind puts the mount source on target, unless what it shows is there already.
+func ensureBind(source int, target string) error {
 	var want, have unix.Stat_t
-	if err := unix.Fstat(int(source.Fd()), &want); err != nil {
+	if err := unix.Fstat(source, &want); err != nil {
 		return err
 	}
 	err := unix.Stat(target, &have)
@@ -139,7 +139,15 @@ func ensureBind(source *os.File, target string) error {
 	case err != nil:
 		return err
 	}
-	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source.Fd()), target, "", unix.MS_BIND, "")
+	if err := unix.MoveMount(source, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return err
+	}
+	// As a copy of a mount of the machine it shares what is mounted in it with the
+	// machine; from now on with the node's pods only.
+	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", target, "", unix.MS_SHARED, "")
 }
 
 func makeTarget(target string, isDir bool) error {

@@ -17,6 +17,9 @@ import (
 // registerTimeout is how long a node may take to be Ready once its programs run.
 const registerTimeout = 90 * time.Second
 
+// stale is the age from which on a kubelet's word does not count.
+const stale = 15 * time.Second
+
 // AwaitReady waits until each node is Ready in the cluster, and records in it the
 // pod network that the node has.
 func AwaitReady(ctx context.Context, c client.Client, nodes []layout.Node, step func(string, ...any)) error {
@@ -54,15 +57,19 @@ func ready(ctx context.Context, c client.Client, n layout.Node) error {
 		if condition.Status != corev1.ConditionTrue {
 			return fmt.Errorf("%s: %s", condition.Reason, condition.Message)
 		}
+		// A kubelet reports its status when it starts and then seldom, but renews
+		// its lease every 10 s, beginning up to 10 s after its first start.
+		if time.Since(condition.LastHeartbeatTime.Time) < stale {
+			return nil
+		}
 		return fresh(ctx, c, n)
 	}
 	return errors.New("it has not reported yet")
 }
 
-// fresh tells whether the kubelet has renewed its lease lately, as it does every
-// 10 s: the condition may be the last word of one that is gone.
+// fresh tells whether the kubelet has renewed its lease lately: what its node's
+// status says may be the last word of one that is gone.
 func fresh(ctx context.Context, c client.Client, n layout.Node) error {
-	const stale = 15 * time.Second
 	var lease coordinationv1.Lease
 	if err := c.Get(ctx, client.ObjectKey{Namespace: corev1.NamespaceNodeLease, Name: n.Name}, &lease); err != nil {
 		return err
