@@ -73,7 +73,11 @@ func (b *builder) runEnv(ctx context.Context, log *buildLog, what string, env []
 	cmd.WaitDelay = 10 * time.Second
 
 	defer b.beat(log, what)()
+	began := time.Now()
 	err := cmd.Run()
+	if state := cmd.ProcessState; state != nil {
+		fmt.Fprintf(log.file, "$ ended after %.1fs, with %.1fs of processor time\n", time.Since(began).Seconds(), (state.UserTime() + state.SystemTime()).Seconds())
+	}
 	if err == nil {
 		return nil
 	}
