@@ -74,9 +74,6 @@ func parseHierarchies(r io.Reader) (Hierarchies, error) {
 	return found, lines.Err()
 }
 
-// Unified tells whether the machine has cgroup v2 only.
-func (hs Hierarchies) Unified() bool { return len(hs) == 1 && hs[0].Unified }
-
 // Make makes the cgroup path and all above it in each hierarchy, ready for
 // processes and for cgroups below it.
 func (hs Hierarchies) Make(path string) error {
