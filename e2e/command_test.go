@@ -35,7 +35,7 @@ func TestCreatePrintsPhases(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, condition := range []string{tenancyv1alpha1.ConditionNamespaceReady, tenancyv1alpha1.ConditionEtcdReady, tenancyv1alpha1.ConditionAPIServerReady, tenancyv1alpha1.ConditionReady} {
-		if !regexp.MustCompile(condition + `.*\d+(\.\d+)?s`).MatchString(out) {
+		if !regexp.MustCompile(condition + `.*\d+(\.\d+)? ?s`).MatchString(out) {
 			t.Errorf("no time for %s in\n%s", condition, out)
 		}
 	}
