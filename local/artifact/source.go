@@ -64,7 +64,7 @@ func (u upstream) build(ctx context.Context, b *builder, log *buildLog, name, ou
 		return err
 	}
 	args := []string{b.tools.path, "build", "-C", dir, "-mod=readonly", "-trimpath", "-buildvcs=false", "-p", "2", "-v",
-		"-tags", u.tags, "-ldflags", strings.ReplaceAll(u.ldflags, "VERSION", u.module.version)}
+		"-tags", u.tags, "-ldflags", strings.ReplaceAll(u.ldflags, "{version}", u.module.version)}
 	if u.pie {
 		args = append(args, "-buildmode=pie")
 	}

@@ -49,7 +49,7 @@ func (p program) version() string { return p.from.version() }
 type upstream struct {
 	module  module
 	pkg     string // package below the module's root, "." for the root itself
-	ldflags string // VERSION stands for the module's version
+	ldflags string // {version} stands for the module's version
 	tags    string
 	cgo     bool
 	pie     bool // position independent, as upstream's release build
@@ -102,12 +102,12 @@ var table = slices.Concat(
 	},
 	cniPrograms("bridge:main", "host-local:ipam", "loopback:main", "portmap:meta", "ptp:main"),
 	[]program{
-		{name: "helm", from: upstream{module: helm, pkg: "cmd/helm", ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=VERSION -X helm.sh/helm/v4/internal/version.gitTreeState=clean"}},
+		{name: "helm", from: upstream{module: helm, pkg: "cmd/helm", ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version={version} -X helm.sh/helm/v4/internal/version.gitTreeState=clean"}},
 		{name: "coredns", from: upstream{module: coreDNS, pkg: ".", ldflags: "-s -w"}},
-		{name: "local-path-provisioner", from: upstream{module: localPath, pkg: ".", ldflags: "-s -w -X main.VERSION=VERSION"}},
-		{name: "metrics-server", from: upstream{module: metrics, pkg: "cmd/metrics-server", ldflags: "-s -w -X k8s.io/client-go/pkg/version.gitVersion=VERSION"}},
-		{name: "golangci-lint", tool: true, from: upstream{module: golangciLint, pkg: "cmd/golangci-lint", ldflags: "-s -w -X main.version=VERSION"}},
-		{name: "controller-gen", tool: true, from: upstream{module: controllerTools, pkg: "cmd/controller-gen", ldflags: "-s -w -X sigs.k8s.io/controller-tools/pkg/version.version=VERSION"}},
+		{name: "local-path-provisioner", from: upstream{module: localPath, pkg: ".", ldflags: "-s -w -X main.VERSION={version}"}},
+		{name: "metrics-server", from: upstream{module: metrics, pkg: "cmd/metrics-server", ldflags: "-s -w -X k8s.io/client-go/pkg/version.gitVersion={version}"}},
+		{name: "golangci-lint", tool: true, from: upstream{module: golangciLint, pkg: "cmd/golangci-lint", ldflags: "-s -w -X main.version={version}"}},
+		{name: "controller-gen", tool: true, from: upstream{module: controllerTools, pkg: "cmd/controller-gen", ldflags: "-s -w -X sigs.k8s.io/controller-tools/pkg/version.version={version}"}},
 	},
 )
 
@@ -118,7 +118,7 @@ func containerdPrograms(names ...string) []program {
 			module:  containerd,
 			pkg:     "cmd/" + name,
 			tags:    "urfave_cli_no_docs netgo osusergo static_build",
-			ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=VERSION",
+			ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version={version}",
 		}})
 	}
 	return programs
@@ -132,7 +132,7 @@ func cniPrograms(plugins ...string) []program {
 		programs = append(programs, program{name: name, dir: cniDir, from: upstream{
 			module:  cniPlugins,
 			pkg:     "plugins/" + kind + "/" + name,
-			ldflags: "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=VERSION",
+			ldflags: "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={version}",
 		}})
 	}
 	return programs
