@@ -1,0 +1,113 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Limits of one tenant's requests, to its own apiserver and to the super cluster's.
+const (
+	callTimeout = 30 * time.Second
+	linkQPS     = 200
+	linkBurst   = 400
+)
+
+// kindMapper knows where the kinds of this package are in the API without asking:
+// a tenant's apiserver that does not answer must not hold up a start.
+func kindMapper() meta.RESTMapper {
+	core, storage := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage})
+	for _, kind := range []string{"Pod", "Service", "Endpoints", "Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Event"} {
+		mapper.Add(core.WithKind(kind), meta.RESTScopeNamespace)
+	}
+	for _, kind := range []string{"Namespace", "Node", "PersistentVolume"} {
+		mapper.Add(core.WithKind(kind), meta.RESTScopeRoot)
+	}
+	mapper.Add(storage.WithKind("StorageClass"), meta.RESTScopeRoot)
+	return mapper
+}
+
+// limitedClient makes a client whose calls end after callTimeout and share a rate
+// limit of their own. Types of the API go as protobuf.
+func limitedClient(config *rest.Config, transport http.RoundTripper, options client.Options) (client.Client, error) {
+	config = rest.CopyConfig(config)
+	config.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(linkQPS, linkBurst)
+	// The API server warns of deprecated kinds, such as Endpoints, on every call.
+	config.WarningHandler = rest.NoWarnings{}
+	options.HTTPClient = &http.Client{Transport: transport, Timeout: callTimeout}
+	return client.New(config, options)
+}
+
+// connection is what a link has to its tenant's apiserver.
+type connection struct {
+	client client.Client
+	cache  cache.Cache
+	http   *http.Client
+	probe  string
+}
+
+// connect prepares the connection; it does not talk to the apiserver yet.
+func (e *Engine) connect(config *rest.Config) (*connection, error) {
+	config = rest.CopyConfig(config)
+	config.UserAgent = userAgent
+	config.QPS = -1 // the caches' lists and watches; writes have a limit of their own
+	config.WarningHandler = rest.NoWarnings{}
+	// A proxy of this process's environment is not for tenants. Setting one also
+	// gives the link a transport of its own, which ends with it.
+	config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a transport to the tenant's apiserver: %w", err)
+	}
+	mapper := kindMapper()
+	writer, err := limitedClient(config, transport, client.Options{Scheme: e.scheme, Mapper: mapper})
+	if err != nil {
+		return nil, fmt.Errorf("making a client of the tenant's apiserver: %w", err)
+	}
+	reader, err := cache.New(config, cache.Options{
+		HTTPClient: &http.Client{Transport: transport}, Scheme: e.scheme, Mapper: mapper,
+		DefaultTransform:            cache.TransformStripManagedFields(),
+		ReaderFailOnMissingInformer: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making a cache of the tenant's cluster: %w", err)
+	}
+	return &connection{
+		client: writer, cache: reader,
+		http:  &http.Client{Transport: transport, Timeout: probeTimeout},
+		probe: config.Host + "/readyz",
+	}, nil
+}
+
+// alive asks the apiserver whether it is ready.
+func (c *connection) alive(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.probe, nil)
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", c.probe, err)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", c.probe, response.Status)
+	}
+	return nil
+}
+
+// close ends the idle connections, the last that is left of a stopped link.
+func (c *connection) close() { utilnet.CloseIdleConnectionsFor(c.http.Transport) }

@@ -1,0 +1,459 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
+)
+
+// Down is a kind that goes from tenants to the super cluster. Its zero fields mean
+// the usual: every object goes down, under its own name, with its labels.
+//
+// Functions get objects that they may keep but not change, except where said.
+type Down[T Object] struct {
+	// Name of the kind in the API, such as configmaps.
+	Name string
+	// OnDemand objects go down only when something else Ensures them.
+	OnDemand bool
+	// Wanted tells whether a tenant's object should be in the super cluster.
+	Wanted func(ctx context.Context, l *Link, tenant T) (bool, error)
+	// SuperKey is where the object is in the super cluster.
+	SuperKey func(t translation.Tenant, namespace, name string) types.NamespacedName
+	// Metadata gives the labels and annotations that come from the tenant's object.
+	Metadata func(tenant T) (labels, annotations map[string]string, findings []translation.Finding)
+	// Translate makes the super object, without name, namespace, marks and metadata.
+	Translate func(ctx context.Context, l *Link, tenant T) (T, []translation.Finding, error)
+	// Merge writes into super, which is a copy, what may change after creation.
+	Merge func(super, desired T)
+	// Replace tells whether a change can only be carried by a new super object.
+	Replace func(super, desired T) bool
+	// Update does instead of Translate and Merge where comparing costs too much.
+	Update func(l *Link, tenant, super T) []translation.Finding
+	// Status writes into tenant, which is a copy, the status that comes up.
+	Status func(l *Link, super, tenant T)
+	// Needs are keys to look at again when the tenant's object comes, changes its
+	// specification or goes, because their Wanted depends on it.
+	Needs func(tenant T) []Key
+	// Indexes of the tenant's cache of this kind.
+	Indexes map[string]client.IndexerFunc
+	// SuperIndexes of the super cluster's cache of this kind.
+	SuperIndexes map[string]client.IndexerFunc
+	// SuperChanged is called when a super object of the tenant has changed or gone,
+	// in order to add other keys than its own.
+	SuperChanged func(l *Link, super T, gone bool)
+	// Lifecycle comes before the generic steps and may do all instead of them.
+	Lifecycle func(ctx context.Context, s *Sync[T]) (Verdict, error)
+	// Prepare comes before a super object is created, and makes what it needs there.
+	Prepare func(ctx context.Context, s *Sync[T]) error
+	// Finish comes after both objects exist and are alike. It returns when to look
+	// at them again, or 0.
+	Finish func(ctx context.Context, s *Sync[T]) (again time.Duration, err error)
+}
+
+// Verdict is what a Lifecycle has decided.
+type Verdict int
+
+const (
+	// Continue with the generic steps.
+	Continue Verdict = iota
+	// Handled all there was to do.
+	Handled
+)
+
+// Sync is the handling of one key: both sides as they are now.
+type Sync[T Object] struct {
+	*Link
+	Key Key
+	// Tenant and Super are nil where there is no such object. They are this
+	// handling's own, but what has changed is found by comparing with them.
+	Tenant, Super T
+	kind          *Down[T]
+}
+
+// Resource implements Kind.
+func (d *Down[T]) Resource() string { return d.Name }
+
+func (d *Down[T]) upward() bool { return false }
+
+func (d *Down[T]) superKey(l *Link, key Key) types.NamespacedName {
+	tenant := l.Tenant()
+	if d.SuperKey != nil {
+		return d.SuperKey(tenant, key.Namespace, key.Name)
+	}
+	return types.NamespacedName{Namespace: tenant.SuperNamespace(key.Namespace), Name: key.Name}
+}
+
+func (d *Down[T]) keyOf(object client.Object) Key {
+	return Key{Resource: d.Name, Namespace: object.GetNamespace(), Name: object.GetName()}
+}
+
+func (d *Down[T]) watchSuper(ctx context.Context, e *Engine) error {
+	for name, indexer := range d.SuperIndexes {
+		if err := e.cache.IndexField(ctx, newObject[T](), name, indexer); err != nil {
+			return fmt.Errorf("indexing by %s: %w", name, err)
+		}
+	}
+	byTenant := func(object client.Object) []string { return []string{object.GetLabels()[tenancy.LabelTenant]} }
+	if err := e.cache.IndexField(ctx, newObject[T](), tenantIndex, byTenant); err != nil {
+		return fmt.Errorf("indexing by tenant: %w", err)
+	}
+	informer, err := e.cache.GetInformer(ctx, newObject[T](), ctrlcache.BlockUntilSynced(false))
+	if err != nil {
+		return err
+	}
+	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(event any) { d.superEvent(e, event, false) },
+		UpdateFunc: func(_, event any) { d.superEvent(e, event, false) },
+		DeleteFunc: func(event any) { d.superEvent(e, event, true) },
+	})
+	return err
+}
+
+func (d *Down[T]) superEvent(e *Engine, event any, gone bool) {
+	super, ok := objectOf[T](event)
+	if !ok {
+		return
+	}
+	link := e.Link(types.UID(super.GetLabels()[tenancy.LabelTenant]))
+	if link == nil {
+		return
+	}
+	if key, ok := d.tenantKey(super); ok {
+		link.Enqueue(key)
+	}
+	if d.SuperChanged != nil {
+		d.SuperChanged(link, super, gone)
+	}
+}
+
+// tenantKey is the key that a super object's marks lead to.
+func (d *Down[T]) tenantKey(super T) (Key, bool) {
+	origin, ok := tenancy.OriginOf(super)
+	key := Key{Resource: d.Name, Namespace: origin.Namespace, Name: origin.Name}
+	if resource := super.GetAnnotations()[tenancy.AnnotationFor]; resource != "" {
+		key.Resource = resource
+	}
+	return key, ok
+}
+
+func (d *Down[T]) watchTenant(ctx context.Context, l *Link) (func() bool, error) {
+	for name, indexer := range d.Indexes {
+		if err := l.conn.cache.IndexField(ctx, newObject[T](), name, indexer); err != nil {
+			return nil, fmt.Errorf("indexing by %s: %w", name, err)
+		}
+	}
+	informer, err := l.conn.cache.GetInformer(ctx, newObject[T](), ctrlcache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, err
+	}
+	look := func(event any, needs bool) {
+		tenant, ok := objectOf[T](event)
+		if !ok {
+			return
+		}
+		l.Enqueue(d.keyOf(tenant))
+		if needs && d.Needs != nil {
+			l.Enqueue(d.Needs(tenant)...)
+		}
+	}
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(event any) { look(event, true) },
+		UpdateFunc: func(old, event any) {
+			before, ok := objectOf[T](old)
+			after, also := objectOf[T](event)
+			look(event, ok && also && (before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID()))
+		},
+		DeleteFunc: func(event any) { look(event, true) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return registration.HasSynced, nil
+}
+
+func (d *Down[T]) seed(ctx context.Context, l *Link) error {
+	return each(ctx, l.engine, l.engine.cache, func(super T) {
+		if key, ok := d.tenantKey(super); ok {
+			l.Enqueue(key)
+		}
+	}, client.MatchingFields{tenantIndex: string(l.Tenant().UID)})
+}
+
+func (d *Down[T]) lookAgain(ctx context.Context, l *Link, namespace string) error {
+	return each(ctx, l.engine, l.conn.cache, func(tenant T) { l.Enqueue(d.keyOf(tenant)) }, client.InNamespace(namespace))
+}
+
+// each visits the objects of a list, which must not be changed.
+func each[T Object](ctx context.Context, e *Engine, from client.Reader, visit func(T), options ...client.ListOption) error {
+	gvk, err := e.gvkOf(newObject[T]())
+	if err != nil {
+		return err
+	}
+	gvk.Kind += "List"
+	object, err := e.scheme.New(gvk)
+	if err != nil {
+		return fmt.Errorf("making a list of %T: %w", newObject[T](), err)
+	}
+	list := object.(client.ObjectList)
+	if err := from.List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		return fmt.Errorf("listing %s: %w", gvk.Kind, err)
+	}
+	return eachItem(list, visit)
+}
+
+func (d *Down[T]) sync(ctx context.Context, l *Link, key Key) (*Sync[T], error) {
+	tenant, err := Get[T](ctx, l.conn.cache, key.Namespace, key.Name)
+	if err != nil {
+		return nil, err
+	}
+	at := d.superKey(l, key)
+	super, err := Get[T](ctx, l.engine.cache, at.Namespace, at.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &Sync[T]{Link: l, Key: key, Tenant: tenant, Super: super, kind: d}, nil
+}
+
+func (d *Down[T]) reconcile(ctx context.Context, l *Link, key Key) (time.Duration, error) {
+	s, err := d.sync(ctx, l, key)
+	if err != nil {
+		return 0, err
+	}
+	again, err := d.step(ctx, s)
+	if foreign := foreignError(err); foreign != nil && present(s.Tenant) {
+		l.Warn(ctx, s.Tenant, ReasonNameTaken, foreign.Error())
+	}
+	return again, err
+}
+
+// step brings the super object a step closer to the tenant's. What it causes comes
+// back as an event and another step.
+func (d *Down[T]) step(ctx context.Context, s *Sync[T]) (time.Duration, error) {
+	if d.Lifecycle != nil {
+		if verdict, err := d.Lifecycle(ctx, s); verdict == Handled || err != nil {
+			return 0, err
+		}
+	}
+	wanted, err := d.wanted(ctx, s)
+	switch {
+	case err != nil:
+		return 0, err
+	case present(s.Super) && (!wanted || !s.standsFor()):
+		return 0, s.DeleteSuper(ctx)
+	case !wanted || (!present(s.Super) && d.OnDemand):
+		return 0, nil
+	case !present(s.Super):
+		if created, err := s.CreateSuper(ctx); !created || err != nil {
+			return 0, err
+		}
+	default:
+		if err := s.UpdateSuper(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if d.Finish != nil {
+		return d.Finish(ctx, s)
+	}
+	return 0, s.PushStatus(ctx)
+}
+
+func (d *Down[T]) wanted(ctx context.Context, s *Sync[T]) (bool, error) {
+	if !present(s.Tenant) {
+		return false, nil
+	}
+	if d.Wanted == nil {
+		return true, nil
+	}
+	return d.Wanted(ctx, s.Link, s.Tenant)
+}
+
+func (d *Down[T]) ensure(ctx context.Context, l *Link, key Key) error {
+	s, err := d.sync(ctx, l, key)
+	switch {
+	case err != nil:
+		return err
+	case !present(s.Tenant):
+		return Wait("%s to be there", key)
+	case !present(s.Super):
+		created, err := s.CreateSuper(ctx)
+		if foreign := foreignError(err); foreign != nil {
+			l.Warn(ctx, s.Tenant, ReasonNameTaken, foreign.Error())
+		}
+		if err == nil && !created {
+			return Wait("%s, which is refused", key)
+		}
+		return err
+	case !s.standsFor() || s.Super.GetDeletionTimestamp() != nil:
+		l.Enqueue(key)
+		return Wait("%s of the same name to go", key)
+	}
+	return s.checkOwned(s.Super)
+}
+
+// standsFor tells whether the super object was made for this very tenant object,
+// and not for one of the same name before it.
+func (s *Sync[T]) standsFor() bool {
+	origin, ok := tenancy.OriginOf(s.Super)
+	return ok && origin.UID == s.Tenant.GetUID()
+}
+
+// checkOwned returns a *tenancy.ForeignError unless the super object is this key's.
+func (s *Sync[T]) checkOwned(super T) error {
+	tenant := s.Link.Tenant().Tenant
+	at := s.kind.superKey(s.Link, s.Key)
+	what := fmt.Sprintf("%s %s", s.kind.Name, at.Name)
+	if err := tenancy.CheckOwned(super, tenant, tenancy.ManagedBySyncer, what); err != nil {
+		return err
+	}
+	if key, ok := s.kind.tenantKey(super); !ok || key != s.Key {
+		return &tenancy.ForeignError{Object: what, Owner: key.String()}
+	}
+	return nil
+}
+
+// CreateSuper makes the super object. It reports whether there is one now: not if
+// the translation refuses the tenant's object, which it is then told.
+func (s *Sync[T]) CreateSuper(ctx context.Context) (bool, error) {
+	desired, found, err := s.translate(ctx)
+	if err != nil {
+		return false, err
+	}
+	s.report(ctx, found)
+	if translation.Refused(found) {
+		return false, nil
+	}
+	if s.Key.Namespace != "" {
+		if err := s.Ensure(ctx, Key{Resource: "namespaces", Name: s.Key.Namespace}); err != nil {
+			return false, err
+		}
+	}
+	if s.kind.Prepare != nil {
+		if err := s.kind.Prepare(ctx, s); err != nil {
+			return false, err
+		}
+	}
+	super, err := s.create(ctx, desired)
+	if err != nil {
+		return false, err
+	}
+	s.Super = super
+	return true, nil
+}
+
+func (s *Sync[T]) translate(ctx context.Context) (T, []translation.Finding, error) {
+	var none T
+	desired, found, err := s.kind.Translate(ctx, s.Link, s.Tenant)
+	if err != nil {
+		return none, nil, fmt.Errorf("translating %s: %w", s.Key, err)
+	}
+	at := s.kind.superKey(s.Link, s.Key)
+	desired.SetNamespace(at.Namespace)
+	desired.SetName(at.Name)
+	labels, annotations, more := s.metadata()
+	own, extra := desired.GetLabels(), desired.GetAnnotations()
+	desired.SetLabels(joined(labels, own))
+	desired.SetAnnotations(joined(annotations, extra, carried(labels, annotations)))
+	tenancy.Mark(desired, s.Link.Tenant().Tenant, tenancy.ManagedBySyncer, s.Tenant)
+	return desired, append(found, more...), nil
+}
+
+func (s *Sync[T]) metadata() (labels, annotations map[string]string, found []translation.Finding) {
+	if s.kind.Metadata != nil {
+		return s.kind.Metadata(s.Tenant)
+	}
+	labels, found = translation.Labels(s.Tenant)
+	return labels, nil, found
+}
+
+// UpdateSuper writes what has changed in the tenant's object onto the super object.
+func (s *Sync[T]) UpdateSuper(ctx context.Context) error {
+	if err := s.checkOwned(s.Super); err != nil {
+		return err
+	}
+	if s.Super.GetDeletionTimestamp() != nil {
+		return nil
+	}
+	changed := s.Super.DeepCopyObject().(T)
+	var found []translation.Finding
+	if s.kind.Update != nil {
+		labels, annotations, more := s.metadata()
+		mergeMetadata(changed, labels, annotations)
+		found = append(s.kind.Update(s.Link, s.Tenant, changed), more...)
+	} else {
+		desired, more, err := s.translate(ctx)
+		if err != nil {
+			return err
+		}
+		if s.kind.Replace != nil && !translation.Refused(more) && s.kind.Replace(s.Super, desired) {
+			return s.DeleteSuper(ctx) // its deletion comes as an event, and it is made anew
+		}
+		labels, annotations, _ := s.metadata()
+		mergeMetadata(changed, labels, annotations)
+		setOwn(changed, desired)
+		if s.kind.Merge != nil {
+			s.kind.Merge(changed, desired)
+		}
+		found = more
+	}
+	s.report(ctx, found)
+	if translation.Refused(found) || equality.Semantic.DeepEqual(s.Super, changed) {
+		return nil
+	}
+	return s.patchSuper(ctx, changed)
+}
+
+// PushStatus writes the status that comes up onto the tenant's object.
+func (s *Sync[T]) PushStatus(ctx context.Context) error {
+	if s.kind.Status == nil || !present(s.Super) {
+		return nil
+	}
+	changed := s.Tenant.DeepCopyObject().(T)
+	s.kind.Status(s.Link, s.Super, changed)
+	if equality.Semantic.DeepEqual(s.Tenant, changed) {
+		return nil
+	}
+	writes.WithLabelValues(s.kind.Name, "tenant", "status").Inc()
+	err := s.TenantClient().Status().Patch(ctx, changed, client.MergeFromWithOptions(s.Tenant, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		return fmt.Errorf("writing the status of %s in the tenant's cluster: %w", s.Key, err)
+	}
+	s.Tenant = changed
+	return nil
+}
+
+// report tells the tenant what it does not get.
+func (s *Sync[T]) report(ctx context.Context, found []translation.Finding) {
+	if text := translation.Summary(found, true); text != "" {
+		findings.WithLabelValues(s.kind.Name, "refused").Inc()
+		s.Event(ctx, s.Tenant, corev1.EventTypeWarning, ReasonRefused, text)
+	}
+	if text := translation.Summary(found, false); text != "" {
+		findings.WithLabelValues(s.kind.Name, "ignored").Inc()
+		s.Event(ctx, s.Tenant, corev1.EventTypeWarning, ReasonIgnored, text)
+	}
+}
+
+// eachItem visits the items of a list.
+func eachItem[T Object](list client.ObjectList, visit func(T)) error {
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return fmt.Errorf("reading %T: %w", list, err)
+	}
+	for _, item := range items {
+		if object, ok := item.(T); ok {
+			visit(object)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
+)
+
+const userAgent = "bulkhead-syncer"
+
+// tenantIndex finds the super objects of a tenant by its UID.
+const tenantIndex = "tenant"
+
+// Options make an Engine.
+type Options struct {
+	Scheme *runtime.Scheme
+	// Config and HTTPClient reach the super cluster.
+	Config     *rest.Config
+	HTTPClient *http.Client
+	// Cache of the super cluster, made with CacheOptions.
+	Cache cache.Cache
+	// Live reads the super cluster directly.
+	Live client.Reader
+	// Kinds that are carried.
+	Kinds []Kind
+	// OnState is told when the state of a tenant has changed. It must not block.
+	OnState func(tenancy.Tenant)
+	Log     logr.Logger
+}
+
+// Engine carries the objects of many tenants.
+type Engine struct {
+	scheme  *runtime.Scheme
+	config  *rest.Config
+	http    *http.Client
+	cache   cache.Cache
+	live    client.Reader
+	kinds   map[string]Kind
+	onState func(tenancy.Tenant)
+	log     logr.Logger
+
+	mu    sync.RWMutex
+	links map[types.UID]*Link
+}
+
+// New makes an engine and registers its informers with the super cluster's cache,
+// which must be started by the caller, before or after.
+func New(ctx context.Context, options Options) (*Engine, error) {
+	e := &Engine{
+		scheme: options.Scheme, config: rest.CopyConfig(options.Config), http: options.HTTPClient,
+		cache: options.Cache, live: options.Live, kinds: map[string]Kind{}, onState: options.OnState, log: options.Log,
+		links: map[types.UID]*Link{},
+	}
+	e.config.UserAgent = userAgent
+	if e.onState == nil {
+		e.onState = func(tenancy.Tenant) {}
+	}
+	for _, kind := range options.Kinds {
+		e.kinds[kind.Resource()] = kind
+		if err := kind.watchSuper(ctx, e); err != nil {
+			return nil, fmt.Errorf("watching %s in the super cluster: %w", kind.Resource(), err)
+		}
+	}
+	return e, nil
+}
+
+// Super reads the super cluster from its cache. The objects it returns are the
+// caller's own, except those of a list read with UnsafeDisableDeepCopy.
+func (e *Engine) Super() client.Reader { return e.cache }
+
+// Live reads the super cluster directly.
+func (e *Engine) Live() client.Reader { return e.live }
+
+// Start starts carrying a tenant's objects. It returns at once: an apiserver that
+// does not answer is waited for. Starting a tenant that runs is an error.
+func (e *Engine) Start(ctx context.Context, tenant translation.Tenant, config *rest.Config) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.links[tenant.UID] != nil {
+		return fmt.Errorf("virtual cluster %s runs already", tenant)
+	}
+	link, err := e.newLink(tenant, config)
+	if err != nil {
+		return err
+	}
+	e.links[tenant.UID] = link
+	link.start(ctx)
+	return nil
+}
+
+// Stop ends a tenant's link and returns when all of it has ended. A tenant that
+// does not run is fine.
+func (e *Engine) Stop(tenant types.UID) {
+	e.mu.Lock()
+	link := e.links[tenant]
+	delete(e.links, tenant)
+	e.mu.Unlock()
+	if link != nil {
+		link.stop()
+	}
+}
+
+// Update gives a running tenant other settings and looks at all its objects again.
+func (e *Engine) Update(ctx context.Context, tenant translation.Tenant) error {
+	link := e.Link(tenant.UID)
+	if link == nil || link.Tenant().Equal(tenant) {
+		return nil
+	}
+	link.tenant.Store(&tenant)
+	return link.requeueAll(ctx)
+}
+
+// Link returns the running link of a tenant, or nil.
+func (e *Engine) Link(tenant types.UID) *Link {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.links[tenant]
+}
+
+// Links returns all running links.
+func (e *Engine) Links() []*Link {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	links := make([]*Link, 0, len(e.links))
+	for _, link := range e.links {
+		links = append(links, link)
+	}
+	return links
+}
+
+// StopAll ends all links.
+func (e *Engine) StopAll() {
+	for _, link := range e.Links() {
+		e.Stop(link.Tenant().UID)
+	}
+}

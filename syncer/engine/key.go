@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Key names an object of one tenant, in the tenant's own coordinates, on whichever
+// side it is.
+type Key struct {
+	// Resource is the kind's name in the API, such as pods.
+	Resource        string
+	Namespace, Name string
+}
+
+func (k Key) String() string {
+	return k.Resource + " " + types.NamespacedName{Namespace: k.Namespace, Name: k.Name}.String()
+}
+
+// Object is a pointer to one of the API's types.
+type Object interface {
+	comparable
+	client.Object
+}
+
+// newObject makes an empty T.
+func newObject[T Object]() T {
+	return reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T)
+}
+
+// Get reads an object, and returns nil if there is none.
+func Get[T Object](ctx context.Context, from client.Reader, namespace, name string) (T, error) {
+	var none T
+	object := newObject[T]()
+	err := from.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object)
+	switch {
+	case apierrors.IsNotFound(err):
+		return none, nil
+	case err != nil:
+		return none, fmt.Errorf("reading %T %s/%s: %w", object, namespace, name, err)
+	}
+	return object, nil
+}
+
+// present tells whether there is an object.
+func present[T Object](object T) bool {
+	var none T
+	return object != none
+}
+
+// objectOf returns the object of an informer's event, also of one that says that
+// the deletion itself was missed.
+func objectOf[T Object](event any) (T, bool) {
+	if missed, ok := event.(cache.DeletedFinalStateUnknown); ok {
+		event = missed.Obj
+	}
+	object, ok := event.(T)
+	return object, ok
+}
+
+// WaitError says that something has to happen first which will cause another
+// event, or has no event; the key is tried again, and nobody is alarmed.
+type WaitError struct {
+	For string
+}
+
+func (e *WaitError) Error() string { return "waiting for " + e.For }
+
+// Wait makes a WaitError.
+func Wait(format string, args ...any) error { return &WaitError{For: fmt.Sprintf(format, args...)} }
+
+// isExpected tells whether an error is a normal part of two clusters changing at
+// the same time, and no reason for a log line above debugging.
+func isExpected(err error) bool {
+	var wait *WaitError
+	return errors.As(err, &wait) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,322 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/syncer/queue"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
+)
+
+const (
+	// Workers of one tenant. Kinds that go up have few writes each.
+	downWorkers, upWorkers = 8, 4
+	// reconcileTimeout bounds the handling of one key.
+	reconcileTimeout = time.Minute
+	// probeInterval is how often a tenant's apiserver is asked whether it is there.
+	probeInterval, probeTimeout = 10 * time.Second, 5 * time.Second
+)
+
+// State of a link.
+type State struct {
+	// Synced: the caches are filled and the tenant's apiserver answers.
+	Synced bool
+	// Reason is one CamelCase word, Message a sentence for people.
+	Reason, Message string
+}
+
+// The reasons of a State.
+const (
+	ReasonStarting    = "Starting"
+	ReasonSynced      = "Synced"
+	ReasonUnreachable = "Unreachable"
+)
+
+// Link is one running tenant: what lies between its cluster and the super cluster.
+type Link struct {
+	engine *Engine
+	log    logr.Logger
+	tenant atomic.Pointer[translation.Tenant]
+	conn   *connection
+	super  client.Client
+
+	down, up *queue.Queue[Key]
+
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu    sync.Mutex
+	state State
+}
+
+func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link, error) {
+	conn, err := e.connect(config)
+	if err != nil {
+		return nil, err
+	}
+	// The super cluster's connection is shared, the rate limit is the tenant's own.
+	super, err := limitedClient(e.config, e.http.Transport, client.Options{Scheme: e.scheme, Mapper: kindMapper()})
+	if err != nil {
+		return nil, fmt.Errorf("making a client of the super cluster: %w", err)
+	}
+	l := &Link{
+		engine: e, log: e.log.WithValues("tenant", tenant.String()), conn: conn, super: super,
+		down: queue.New[Key](), up: queue.New[Key](),
+		done:  make(chan struct{}),
+		state: State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
+	}
+	l.tenant.Store(&tenant)
+	return l, nil
+}
+
+// Tenant is whose link this is.
+func (l *Link) Tenant() translation.Tenant { return *l.tenant.Load() }
+
+// Engine is what the link belongs to.
+func (l *Link) Engine() *Engine { return l.engine }
+
+// TenantReader reads the tenant's cluster from its cache.
+func (l *Link) TenantReader() client.Reader { return l.conn.cache }
+
+// TenantClient reads and writes the tenant's cluster directly.
+func (l *Link) TenantClient() client.Client { return l.conn.client }
+
+// SuperReader reads the super cluster from its cache.
+func (l *Link) SuperReader() client.Reader { return l.engine.cache }
+
+// SuperClient reads and writes the super cluster directly, at the tenant's own rate.
+func (l *Link) SuperClient() client.Client { return l.super }
+
+// State is how the link is.
+func (l *Link) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+func (l *Link) setState(state State) {
+	l.mu.Lock()
+	changed := l.state != state
+	l.state = state
+	l.mu.Unlock()
+	if changed {
+		l.log.Info("tenant link", "synced", state.Synced, "reason", state.Reason, "message", state.Message)
+		l.engine.onState(l.Tenant().Tenant)
+	}
+}
+
+// Enqueue asks for a key to be handled.
+func (l *Link) Enqueue(keys ...Key) {
+	for _, key := range keys {
+		if kind := l.engine.kinds[key.Resource]; kind != nil {
+			l.queueOf(kind).Add(key)
+		}
+	}
+}
+
+// EnqueueAfter asks for a key to be handled at a later time.
+func (l *Link) EnqueueAfter(key Key, delay time.Duration) {
+	if kind := l.engine.kinds[key.Resource]; kind != nil {
+		l.queueOf(kind).AddAfter(key, delay)
+	}
+}
+
+func (l *Link) queueOf(kind Kind) *queue.Queue[Key] {
+	if kind.upward() {
+		return l.up
+	}
+	return l.down
+}
+
+// Ensure makes the object of a key on the other side if it is missing there. It
+// returns a *WaitError if that has to wait.
+func (l *Link) Ensure(ctx context.Context, key Key) error {
+	return l.engine.kinds[key.Resource].ensure(ctx, l, key)
+}
+
+func (l *Link) start(ctx context.Context) {
+	ctx, l.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(l.done)
+		l.run(ctx)
+	}()
+}
+
+func (l *Link) stop() {
+	l.cancel()
+	<-l.done
+}
+
+// run lives as long as the link. All goroutines of the link end before it does.
+func (l *Link) run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer func() {
+		group.Wait()
+		l.conn.close()
+		tenant := l.Tenant().String()
+		backlog.DeletePartialMatch(map[string]string{"tenant": tenant})
+		tenantState.DeleteLabelValues(tenant)
+	}()
+	filled, err := l.watch(ctx)
+	if err != nil {
+		l.setState(State{Reason: ReasonUnreachable, Message: err.Error()})
+		l.down.Stop()
+		l.up.Stop()
+		return
+	}
+	group.Go(func() {
+		if err := l.conn.cache.Start(ctx); err != nil {
+			l.log.Error(err, "running the caches of the tenant's cluster")
+		}
+	})
+	group.Go(func() { l.probe(ctx, filled) })
+	group.Go(func() {
+		// Nothing is derived from caches that are not filled.
+		if l.awaitFilled(ctx, filled) && l.seed(ctx) {
+			group.Go(func() { l.up.Run(ctx, upWorkers, l.handle) })
+			l.down.Run(ctx, downWorkers, l.handle)
+			return
+		}
+		l.down.Stop()
+		l.up.Stop()
+	})
+	<-ctx.Done()
+}
+
+// watch registers the link's informers and returns what tells that their caches are filled.
+func (l *Link) watch(ctx context.Context) (filled func() bool, err error) {
+	var all []func() bool
+	for _, kind := range l.engine.kinds {
+		synced, err := kind.watchTenant(ctx, l)
+		if err != nil {
+			return nil, fmt.Errorf("watching %s in the tenant's cluster: %w", kind.Resource(), err)
+		}
+		all = append(all, synced)
+	}
+	return func() bool {
+		for _, synced := range all {
+			if !synced() {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func (l *Link) awaitFilled(ctx context.Context, filled func() bool) bool {
+	if !l.engine.cache.WaitForCacheSync(ctx) {
+		return false
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !filled() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+func (l *Link) seed(ctx context.Context) bool {
+	for _, kind := range l.engine.kinds {
+		if err := kind.seed(ctx, l); err != nil {
+			// The super cluster's cache is filled, so this is a fault of the program.
+			l.log.Error(err, "listing what the tenant has in the super cluster", "kind", kind.Resource())
+			return false
+		}
+	}
+	l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
+	return true
+}
+
+// requeueAll looks at everything again.
+func (l *Link) requeueAll(ctx context.Context) error {
+	var problems []error
+	for _, kind := range l.engine.kinds {
+		problems = append(problems, kind.seed(ctx, l), kind.lookAgain(ctx, l, ""))
+	}
+	return errors.Join(problems...)
+}
+
+// LookAgain looks again at all that a namespace of the tenant holds.
+func (l *Link) LookAgain(namespace string) {
+	for _, kind := range l.engine.kinds {
+		// A read of a cache; it fails only while the program ends.
+		if err := kind.lookAgain(context.Background(), l, namespace); err != nil {
+			l.log.V(1).Info("listing again", "kind", kind.Resource(), "namespace", namespace, "reason", err.Error())
+		}
+	}
+}
+
+// probe keeps the link's state. A tenant that does not answer keeps its link: the
+// caches go on trying, and nothing is derived from their silence.
+func (l *Link) probe(ctx context.Context, filled func() bool) {
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		tenant := l.Tenant().String()
+		backlog.WithLabelValues(tenant, "down").Set(float64(l.down.Len()))
+		backlog.WithLabelValues(tenant, "up").Set(float64(l.up.Len()))
+		err := l.conn.alive(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			// One lost answer is no news.
+			if failures++; failures > 1 {
+				l.setState(State{Reason: ReasonUnreachable, Message: "the tenant's apiserver does not answer: " + err.Error()})
+			}
+		case filled():
+			failures = 0
+			l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
+		}
+		synced := 0.0
+		if l.State().Synced {
+			synced = 1
+		}
+		tenantState.WithLabelValues(tenant).Set(synced)
+	}
+}
+
+// handle handles one key, and survives a fault of the code in between: one object
+// that a translation cannot bear must not end the service of all tenants.
+func (l *Link) handle(ctx context.Context, key Key) (again time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	started, result := time.Now(), "ok"
+	defer func() {
+		if fault := recover(); fault != nil {
+			l.log.Error(fmt.Errorf("panic: %v", fault), "handling", "key", key, "stack", string(debug.Stack()))
+			again, err, result = 0, fmt.Errorf("handling %s: panic: %v", key, fault), "panic"
+		}
+		reconciles.WithLabelValues(key.Resource, result).Observe(time.Since(started).Seconds())
+	}()
+	again, err = l.engine.kinds[key.Resource].reconcile(ctx, l, key)
+	switch {
+	case err == nil:
+	case isExpected(err):
+		result = "wait"
+		l.log.V(1).Info("trying again", "key", key, "reason", err.Error())
+	default:
+		result = "error"
+		l.log.Error(err, "handling", "key", key)
+	}
+	return again, err
+}

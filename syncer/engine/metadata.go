@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+)
+
+// carriedKeys is the content of AnnotationCarried.
+type carriedKeys struct {
+	Labels      []string `json:"labels,omitempty"`
+	Annotations []string `json:"annotations,omitempty"`
+}
+
+// carried makes the annotation that lists what came from the tenant.
+func carried(labels, annotations map[string]string) map[string]string {
+	keys := carriedKeys{Labels: slices.Sorted(maps.Keys(labels)), Annotations: slices.Sorted(maps.Keys(annotations))}
+	if len(keys.Labels)+len(keys.Annotations) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(keys)
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	return map[string]string{tenancy.AnnotationCarried: string(text)}
+}
+
+// mergeMetadata makes the labels and annotations that came from the tenant what
+// they are now, and leaves alone what others put onto the super object.
+func mergeMetadata(super client.Object, labels, annotations map[string]string) {
+	var before carriedKeys
+	// What cannot be read was not written by this program: then nothing is taken away.
+	_ = json.Unmarshal([]byte(super.GetAnnotations()[tenancy.AnnotationCarried]), &before)
+	superLabels, superAnnotations := joined(super.GetLabels()), joined(super.GetAnnotations())
+	remove(superLabels, before.Labels)
+	remove(superAnnotations, append(before.Annotations, tenancy.AnnotationCarried))
+	super.SetLabels(joined(superLabels, labels))
+	super.SetAnnotations(joined(superAnnotations, annotations, carried(labels, annotations)))
+}
+
+// remove takes keys away, but never one of our marks.
+func remove(from map[string]string, keys []string) {
+	for _, key := range keys {
+		if !tenancy.Reserved(key) || key == tenancy.AnnotationCarried || key == tenancy.AnnotationLabels || key == tenancy.AnnotationAnnotations {
+			delete(from, key)
+		}
+	}
+}
+
+// setOwn writes the marks and what else the translation has put into the desired
+// metadata.
+func setOwn(super, desired client.Object) {
+	super.SetLabels(joined(super.GetLabels(), desired.GetLabels()))
+	super.SetAnnotations(joined(super.GetAnnotations(), desired.GetAnnotations()))
+}
+
+// joined makes one new map of several; the last one wins.
+func joined(all ...map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, one := range all {
+		maps.Copy(out, one)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}

@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+// Metrics of the engine. Labels are kinds, directions, results and, for gauges that
+// go when the tenant goes, the tenant: never anything that a tenant can make many of.
+var (
+	reconciles = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "bulkhead_syncer_reconcile_seconds",
+		Help:    "Time to handle one key, by kind and result (ok, wait, error, panic).",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
+	}, []string{"kind", "result"})
+
+	writes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bulkhead_syncer_writes_total",
+		Help: "Writes, by kind, side (super, tenant) and verb.",
+	}, []string{"kind", "side", "verb"})
+
+	findings = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bulkhead_syncer_findings_total",
+		Help: "Times a tenant's object was refused, or went down without something it asked for.",
+	}, []string{"kind", "outcome"})
+
+	backlog = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "bulkhead_syncer_backlog",
+		Help: "Keys that wait, by tenant and direction.",
+	}, []string{"tenant", "direction"})
+
+	tenantState = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "bulkhead_syncer_tenant_synced",
+		Help: "1 while the tenant's caches are filled and its apiserver answers, else 0.",
+	}, []string{"tenant"})
+)
+
+func init() {
+	metrics.Registry.MustRegister(reconciles, writes, findings, backlog, tenantState)
+}

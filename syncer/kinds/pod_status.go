@@ -1,0 +1,118 @@
+package kinds
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
+)
+
+// podStatus writes the super pod's status into the tenant's pod.
+func podStatus(l *engine.Link, super, tenant *corev1.Pod) {
+	message := translation.NewMessage(l.Tenant(), tenant.Namespace, super.UID, tenant.UID)
+	upPodStatus(message, super, tenant)
+}
+
+// upPodStatus is built from what a tenant may see. Conditions that are the tenant's
+// own, of its readiness gates, stay.
+func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
+	in := super.Status.DeepCopy()
+	out := corev1.PodStatus{
+		ObservedGeneration:         observed(super.Generation, in.ObservedGeneration, tenant.Generation, tenant.Status.ObservedGeneration),
+		Phase:                      in.Phase,
+		Message:                    message.Clean(in.Message),
+		Reason:                     in.Reason,
+		HostIP:                     in.HostIP,
+		HostIPs:                    in.HostIPs,
+		PodIP:                      in.PodIP,
+		PodIPs:                     in.PodIPs,
+		StartTime:                  in.StartTime,
+		QOSClass:                   in.QOSClass,
+		InitContainerStatuses:      cleanStatuses(message, in.InitContainerStatuses),
+		ContainerStatuses:          cleanStatuses(message, in.ContainerStatuses),
+		EphemeralContainerStatuses: cleanStatuses(message, in.EphemeralContainerStatuses),
+		AllocatedResources:         in.AllocatedResources,
+		Resources:                  in.Resources,
+	}
+	for _, condition := range in.Conditions {
+		if gated(tenant, condition.Type) {
+			continue
+		}
+		condition.Message = message.Clean(condition.Message)
+		condition.ObservedGeneration = observed(super.Generation, condition.ObservedGeneration, tenant.Generation, 0)
+		out.Conditions = append(out.Conditions, condition)
+	}
+	for _, condition := range tenant.Status.Conditions {
+		if gated(tenant, condition.Type) {
+			out.Conditions = append(out.Conditions, condition)
+		}
+	}
+	tenant.Status = out
+}
+
+// observed translates a generation: the super pod counts its own changes.
+func observed(super, superObserved, tenant, before int64) int64 {
+	if superObserved == 0 {
+		return 0
+	}
+	if superObserved >= super {
+		return tenant
+	}
+	return before
+}
+
+func cleanStatuses(message translation.Message, statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+	for i := range statuses {
+		for _, state := range []*corev1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
+			if state.Waiting != nil {
+				state.Waiting.Message = message.Clean(state.Waiting.Message)
+			}
+		}
+	}
+	return statuses
+}
+
+// gated tells whether a condition is one of the pod's readiness gates, which the
+// tenant's own controllers write.
+func gated(pod *corev1.Pod, condition corev1.PodConditionType) bool {
+	return slices.ContainsFunc(pod.Spec.ReadinessGates, func(gate corev1.PodReadinessGate) bool { return gate.ConditionType == condition })
+}
+
+// pushGates carries the conditions of the pod's readiness gates down, where the
+// kubelet decides by them whether the pod is ready.
+func pushGates(ctx context.Context, s *podSync) error {
+	changed := s.Super.DeepCopy()
+	if !mergeGates(s.Tenant, changed) {
+		return nil
+	}
+	err := s.SuperClient().Status().Patch(ctx, changed, client.MergeFromWithOptions(s.Super, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		return fmt.Errorf("writing the readiness gates of %s in the super cluster: %w", s.Key, err)
+	}
+	return nil
+}
+
+// mergeGates writes the tenant's readiness gates into the super pod's conditions
+// and tells whether that has changed any.
+func mergeGates(tenant, super *corev1.Pod) (changed bool) {
+	for _, condition := range tenant.Status.Conditions {
+		if !gated(tenant, condition.Type) {
+			continue
+		}
+		i := slices.IndexFunc(super.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == condition.Type })
+		switch {
+		case i < 0:
+			super.Status.Conditions = append(super.Status.Conditions, condition)
+			changed = true
+		case super.Status.Conditions[i].Status != condition.Status:
+			super.Status.Conditions[i] = condition
+			changed = true
+		}
+	}
+	return changed
+}

@@ -1,0 +1,72 @@
+package kinds
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+	"github.com/bulkhead-dev/bulkhead/syncer/podspec"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
+)
+
+// Indexes of a tenant's pods by what they refer to (decision D5).
+const (
+	indexSecret         = "secret"
+	indexConfigMap      = "config-map"
+	indexServiceAccount = "service-account"
+)
+
+func podIndexes() map[string]client.IndexerFunc {
+	by := func(names func(podspec.References) map[string]bool) client.IndexerFunc {
+		return func(o client.Object) []string {
+			return slices.Collect(maps.Keys(names(podspec.ReferencesOf(o.(*corev1.Pod)))))
+		}
+	}
+	return map[string]client.IndexerFunc{
+		indexSecret:         by(func(r podspec.References) map[string]bool { return r.Secrets }),
+		indexConfigMap:      by(func(r podspec.References) map[string]bool { return r.ConfigMaps }),
+		indexServiceAccount: by(func(r podspec.References) map[string]bool { return map[string]bool{r.ServiceAccount: true} }),
+	}
+}
+
+// podNeeds are the keys of what a pod refers to: the ServiceAccount first, for the
+// super cluster's admission asks for it.
+func podNeeds(pod *corev1.Pod) []engine.Key {
+	references := podspec.ReferencesOf(pod)
+	keys := []engine.Key{{Resource: "serviceaccounts", Namespace: pod.Namespace, Name: references.ServiceAccount}}
+	for name := range references.ConfigMaps {
+		keys = append(keys, engine.Key{Resource: "configmaps", Namespace: pod.Namespace, Name: name})
+	}
+	for name := range references.Secrets {
+		keys = append(keys, engine.Key{Resource: "secrets", Namespace: pod.Namespace, Name: name})
+	}
+	return keys
+}
+
+// usedByPods tells whether a pod that is, or is about to be, in the super cluster
+// refers to an object.
+func usedByPods[T client.Object](index string) func(context.Context, *engine.Link, T) (bool, error) {
+	return func(ctx context.Context, l *engine.Link, object T) (bool, error) {
+		var list corev1.PodList
+		err := l.TenantReader().List(ctx, &list, client.InNamespace(object.GetNamespace()),
+			client.MatchingFields{index: object.GetName()}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return false, fmt.Errorf("listing the pods that refer to %s/%s: %w", object.GetNamespace(), object.GetName(), err)
+		}
+		return slices.ContainsFunc(list.Items, func(pod corev1.Pod) bool { return goesDown(l.Tenant(), &pod) }), nil
+	}
+}
+
+// goesDown tells whether a pod is carried: it was placed, or nothing refuses it.
+func goesDown(t translation.Tenant, pod *corev1.Pod) bool {
+	if wasBound(pod) {
+		return true
+	}
+	_, findings := podspec.Translate(podspec.Input{Tenant: t, Pod: pod})
+	return !translation.Refused(findings)
+}

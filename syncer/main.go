@@ -1,0 +1,140 @@
+// Command syncer carries the kinds around a pod between the clusters of all tenants
+// and the super cluster.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+	"github.com/bulkhead-dev/bulkhead/syncer/kinds"
+	"github.com/bulkhead-dev/bulkhead/syncer/tenants"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "syncer:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	metricsAddress, healthAddress string
+	leaderElection                bool
+	leaderElectionNamespace       string
+}
+
+func run() error {
+	var o options
+	flag.StringVar(&o.metricsAddress, "metrics-address", ":8443", "where metrics are served over TLS to who may get them; 0 for nowhere")
+	flag.StringVar(&o.healthAddress, "health-address", ":8081", "where /healthz and /readyz are served, and nothing else")
+	flag.BoolVar(&o.leaderElection, "leader-election", true, "work only while holding the lease, so that several replicas may run")
+	flag.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "", "namespace of the lease; the one the program runs in if empty")
+	logging := zap.Options{}
+	logging.BindFlags(flag.CommandLine)
+	flag.Parse()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+
+	ctx := ctrl.SetupSignalHandler()
+	manager, err := newManager(o)
+	if err != nil {
+		return err
+	}
+	if err := setup(ctx, manager); err != nil {
+		return err
+	}
+	if err := manager.Start(ctx); err != nil {
+		return fmt.Errorf("running: %w", err)
+	}
+	return nil
+}
+
+func newManager(o options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(tenancyv1alpha1.AddToScheme(scheme))
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the super cluster: %w", err)
+	}
+	config.QPS = -1 // the API server's priority and fairness limits us; each tenant has a limit of its own
+	manager, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme: scheme,
+		Cache:  engine.CacheOptions(),
+		Metrics: metricsserver.Options{
+			BindAddress: o.metricsAddress, SecureServing: true, FilterProvider: filters.WithAuthenticationAndAuthorization,
+			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
+		},
+		HealthProbeBindAddress:  o.healthAddress,
+		LeaderElection:          o.leaderElection,
+		LeaderElectionID:        "syncer." + tenancy.Domain,
+		LeaderElectionNamespace: o.leaderElectionNamespace,
+		// All that works ends with the process, so the next one need not wait.
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up: %w", err)
+	}
+	for name, add := range map[string]func(string, healthz.Checker) error{"healthz": manager.AddHealthzCheck, "readyz": manager.AddReadyzCheck} {
+		if err := add(name, healthz.Ping); err != nil {
+			return nil, fmt.Errorf("adding %s: %w", name, err)
+		}
+	}
+	return manager, nil
+}
+
+// setup puts the engine and the reconciler of tenants into the manager.
+func setup(ctx context.Context, mgr ctrl.Manager) error {
+	// Only these Secrets of the control planes are watched: the others are none of
+	// our business, and their keys should not be in this process.
+	credentials, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Secret{}: {Field: fields.OneTermEqualSelector("metadata.name", tenancy.SyncerKubeconfigSecret)},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("making the cache of credentials: %w", err)
+	}
+	if err := mgr.Add(credentials); err != nil {
+		return fmt.Errorf("adding the cache of credentials: %w", err)
+	}
+	reconciler := tenants.New(mgr.GetClient(), credentials, ctx)
+	reconciler.Engine, err = engine.New(ctx, engine.Options{
+		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
+		Kinds: kinds.All(), OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		<-ctx.Done()
+		reconciler.Engine.StopAll()
+		return nil
+	})); err != nil {
+		return fmt.Errorf("adding the engine: %w", err)
+	}
+	if err := reconciler.Setup(mgr, credentials); err != nil {
+		return fmt.Errorf("adding the reconciler of tenants: %w", err)
+	}
+	return nil
+}

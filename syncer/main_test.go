@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
+	"github.com/bulkhead-dev/bulkhead/internal/pki"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
+	"github.com/bulkhead-dev/bulkhead/syncer/rbac"
+)
+
+// The clusters that the tests share: real control planes, without nodes. What a
+// scheduler and a kubelet would write, the tests write.
+var (
+	super    *testenv.Cluster
+	clusters [2]*testenv.Cluster
+	// superConfig is the kubeconfig of a user with the syncer's own rights.
+	superConfig []byte
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := withClusters(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func withClusters(m *testing.M) (int, error) {
+	level := zap.Level(zapLevel())
+	ctrl.SetLogger(zap.New(zap.WriteTo(os.Stderr), zap.UseDevMode(true), level))
+	dir, err := os.MkdirTemp("", "syncer-test")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	var group sync.WaitGroup
+	all := []*testenv.Cluster{nil, nil, nil}
+	problems := make([]error, len(all))
+	for i := range all {
+		group.Go(func() {
+			at := filepath.Join(dir, fmt.Sprint(i))
+			if problems[i] = os.Mkdir(at, 0o700); problems[i] != nil {
+				return
+			}
+			options := testenv.Options{ControllerManager: true, CRDs: i == 0, ServiceCIDR: "10.96.0.0/16"}
+			all[i], problems[i] = testenv.Start(ctx, at, options)
+		})
+	}
+	group.Wait()
+	for i, cluster := range all {
+		if problems[i] != nil {
+			return 0, problems[i]
+		}
+		defer cluster.Stop()
+	}
+	super, clusters[0], clusters[1] = all[0], all[1], all[2]
+	if superConfig, err = grant(ctx, super, "bulkhead-test:syncer", append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...)); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// grant gives a user exactly the rules, and returns a kubeconfig for it.
+func grant(ctx context.Context, cluster *testenv.Cluster, user string, rules []rbacv1.PolicyRule) ([]byte, error) {
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}
+	if err := cluster.Client.Create(ctx, role); err != nil {
+		return nil, fmt.Errorf("granting the syncer's rules: %w", err)
+	}
+	if err := cluster.Client.Create(ctx, binding); err != nil {
+		return nil, fmt.Errorf("granting the syncer's rules: %w", err)
+	}
+	return credentials(cluster, user)
+}
+
+// credentials makes a kubeconfig for a user of the cluster.
+func credentials(cluster *testenv.Cluster, user string) ([]byte, error) {
+	pair, err := cluster.CA.Issue(pki.Leaf{CommonName: user, Usage: pki.Client})
+	if err != nil {
+		return nil, err
+	}
+	return kubeconfig.Encode(kubeconfig.Config{Name: "test", Server: cluster.Config.Host, CA: cluster.CA.Cert, User: user, Client: pair})
+}
+
+// grantTenant prepares a tenant's cluster for the syncer, once.
+var grantTenant = sync.OnceValues(func() ([2][]byte, error) {
+	var configs [2][]byte
+	for i, cluster := range clusters {
+		config, err := grant(context.Background(), cluster, tenancy.UserSyncer, rbac.TenantRules())
+		if err != nil {
+			return configs, err
+		}
+		configs[i] = config
+	}
+	return configs, nil
+})

@@ -1,0 +1,67 @@
+package translation
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+)
+
+// Tenant is what a translation may know about a tenant: who it is, what its class
+// permits, and the settings of its cluster. It is a value and does not change.
+type Tenant struct {
+	tenancy.Tenant
+
+	// PodSecurity is the Pod Security Standard the tenant's pods must meet.
+	PodSecurity tenancyv1alpha1.PodSecurityLevel
+	// RuntimeClassName is the super cluster's RuntimeClass of all its pods; may be empty.
+	RuntimeClassName string
+	// StorageClasses are the super cluster's StorageClasses that the tenant sees;
+	// empty for the default one only.
+	StorageClasses []string
+	// ClusterDomain is the DNS domain of the tenant's Services.
+	ClusterDomain string
+	// DNSAddress is where the tenant's DNS Service is by convention: the tenth
+	// address of its service range. It is used until that Service exists.
+	DNSAddress string
+}
+
+// dnsOffset is the place of the DNS Service in the service range, as kubeadm has it.
+const dnsOffset = 10
+
+// NewTenant reads the settings of a virtual cluster and its class.
+func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.VirtualClusterClass) (Tenant, error) {
+	prefix, err := netip.ParsePrefix(vc.Spec.ServiceCIDR)
+	if err != nil {
+		return Tenant{}, fmt.Errorf("reading the service range of virtual cluster %s/%s: %w", vc.Namespace, vc.Name, err)
+	}
+	dns := prefix.Masked().Addr()
+	for range dnsOffset {
+		dns = dns.Next()
+	}
+	return Tenant{
+		Tenant:           tenancy.Tenant{UID: vc.UID, Namespace: vc.Namespace, Name: vc.Name},
+		PodSecurity:      class.Spec.PodSecurity,
+		RuntimeClassName: class.Spec.RuntimeClassName,
+		StorageClasses:   slices.Clone(class.Spec.StorageClasses),
+		ClusterDomain:    vc.Spec.ClusterDomain,
+		DNSAddress:       dns.String(),
+	}, nil
+}
+
+// Equal tells whether both tenants translate alike.
+func (t Tenant) Equal(other Tenant) bool {
+	return t.Tenant == other.Tenant && t.PodSecurity == other.PodSecurity && t.RuntimeClassName == other.RuntimeClassName &&
+		slices.Equal(t.StorageClasses, other.StorageClasses) && t.ClusterDomain == other.ClusterDomain && t.DNSAddress == other.DNSAddress
+}
+
+// OffersStorageClass tells whether the tenant may use the super cluster's
+// StorageClass of that name; isDefault says whether it is the default one there.
+func (t Tenant) OffersStorageClass(name string, isDefault bool) bool {
+	if len(t.StorageClasses) == 0 {
+		return isDefault
+	}
+	return slices.Contains(t.StorageClasses, name)
+}
