@@ -30,6 +30,9 @@ import (
 	"github.com/bulkhead-dev/bulkhead/syncer/tenants"
 )
 
+// leaderLease is the Lease by which replicas elect the one that works.
+const leaderLease = "syncer"
+
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "syncer:", err)
@@ -37,21 +40,15 @@ func main() {
 	}
 }
 
-type options struct {
-	metricsAddress, healthAddress string
-	leaderElection                bool
-	leaderElectionNamespace       string
-}
-
 func run() error {
-	var o options
-	flag.StringVar(&o.metricsAddress, "metrics-address", ":8443", "where metrics are served over TLS to who may get them; 0 for nowhere")
-	flag.StringVar(&o.healthAddress, "health-address", ":8081", "where /healthz and /readyz are served, and nothing else")
-	flag.BoolVar(&o.leaderElection, "leader-election", true, "work only while holding the lease, so that several replicas may run")
-	flag.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "", "namespace of the lease; the one the program runs in if empty")
+	o := defaults()
+	o.bind(flag.CommandLine)
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
 	flag.Parse()
+	if err := o.validate(flag.Args()); err != nil {
+		return err
+	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
 
 	ctx := ctrl.SetupSignalHandler()
@@ -85,9 +82,9 @@ func newManager(o options) (ctrl.Manager, error) {
 			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
 		},
 		HealthProbeBindAddress:  o.healthAddress,
-		LeaderElection:          o.leaderElection,
-		LeaderElectionID:        "syncer." + tenancy.Domain,
-		LeaderElectionNamespace: o.leaderElectionNamespace,
+		LeaderElection:          o.leaderElect,
+		LeaderElectionID:        leaderLease,
+		LeaderElectionNamespace: o.leaderElectNamespace,
 		// All that works ends with the process, so the next one need not wait.
 		LeaderElectionReleaseOnCancel: true,
 	})
