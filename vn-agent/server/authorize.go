@@ -7,14 +7,15 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/bulkhead-dev/bulkhead/vn-agent/identity"
+	"github.com/bulkhead-dev/bulkhead/vn-agent/kubeletapi"
 )
 
 // authorize asks the tenant's apiserver for what a kubelet would ask: access to a
 // subresource of the node. The vNode has the node's own name.
-func authorize(ctx context.Context, user *identity.User, nodeName string, e endpoint, r *http.Request) error {
-	verb := map[string]string{http.MethodGet: "get", http.MethodPost: "create"}[r.Method]
+func authorize(ctx context.Context, user *identity.User, nodeName string, e kubeletapi.Endpoint, r *http.Request) error {
+	verb := kubeletapi.Verb(r.Method)
 	var last string
-	for _, subresource := range subresources(e) {
+	for _, subresource := range e.Subresources() {
 		decision, reason, err := user.Tenant.Authorize(ctx, authorizer.AttributesRecord{
 			User: user, Verb: verb, APIVersion: "v1", Resource: "nodes", Subresource: subresource,
 			Name: nodeName, ResourceRequest: true, Path: r.URL.Path,
@@ -27,7 +28,7 @@ func authorize(ctx context.Context, user *identity.User, nodeName string, e endp
 		}
 		last = reason
 	}
-	return refuse(http.StatusForbidden, "user %q may not %s nodes/%s of node %q %s", user.GetName(), verb, subresources(e)[0], nodeName, last)
+	return kubeletapi.Refuse(http.StatusForbidden, "user %q may not %s nodes/%s of node %q %s", user.GetName(), verb, e.Subresources()[0], nodeName, last)
 }
 
 // unanswered is a review that the tenant's apiserver did not answer.
@@ -37,18 +38,3 @@ func (u *unanswered) Error() string {
 	return "asking this cluster's apiserver for an access review: " + u.err.Error()
 }
 func (u *unanswered) Unwrap() error { return u.err }
-
-// subresources are those that a kubelet accepts access to for an endpoint, the
-// finer first (KEP-2862, fine-grained kubelet API authorization).
-func subresources(e endpoint) []string {
-	switch e {
-	case endpointSummary:
-		return []string{"stats"}
-	case endpointResource:
-		return []string{"metrics"}
-	case endpointHealth:
-		return []string{"healthz", "proxy"}
-	default:
-		return []string{"proxy"}
-	}
-}

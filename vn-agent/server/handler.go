@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -13,6 +12,7 @@ import (
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/bulkhead-dev/bulkhead/vn-agent/identity"
+	"github.com/bulkhead-dev/bulkhead/vn-agent/kubeletapi"
 )
 
 // logTimeout ends what reads a log; the kubelet's own write timeout is the same.
@@ -40,9 +40,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(user.Tenant.Context(), cancel)()
-	target, err := parseTarget(r.URL)
+	target, err := kubeletapi.ParseTarget(r.URL)
 	log := s.Log.WithValues("tenant", user.Tenant.UID, "virtualCluster", user.Tenant.String(), "user", user.GetName(),
-		"endpoint", target.endpoint, "namespace", target.namespace, "pod", target.pod, "container", target.container)
+		"endpoint", target.Endpoint, "namespace", target.Namespace, "pod", target.Pod, "container", target.Container)
 	r = r.WithContext(logr.NewContext(ctx, log))
 
 	recorder := &recorder{ResponseWriter: w}
@@ -52,7 +52,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		duration := time.Since(started)
 		log.V(1).Info("request ended", "method", r.Method, "status", recorder.status, "duration", duration.String())
 		if user.Tenant.Context().Err() == nil {
-			s.metrics.observe(user.Tenant.UID, target.endpoint, recorder.status, duration)
+			s.metrics.observe(user.Tenant.UID, target.Endpoint, recorder.status, duration)
 		}
 	}()
 	if err == nil {
@@ -64,50 +64,50 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveTarget serves one request or returns why not; then nothing was written.
-func (s *Server) serveTarget(w http.ResponseWriter, r *http.Request, user *identity.User, target target) error {
-	if err := checkMethod(target.endpoint, r.Method); err != nil {
+func (s *Server) serveTarget(w http.ResponseWriter, r *http.Request, user *identity.User, target kubeletapi.Target) error {
+	if err := target.Endpoint.CheckMethod(r.Method); err != nil {
 		return err
 	}
-	query, err := parseQuery(target.endpoint, r.URL.RawQuery)
+	query, err := target.Endpoint.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
 	// A place is taken before anybody is asked anything on the request's behalf.
 	state := s.stateOf(user.Tenant)
-	done, err := state.admit(isStream(target.endpoint, query))
+	done, err := state.admit(target.Endpoint.Stays(query))
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := authorize(r.Context(), user, s.Node.Name, target.endpoint, r); err != nil {
+	if err := authorize(r.Context(), user, s.Node.Name, target.Endpoint, r); err != nil {
 		return err
 	}
-	switch target.endpoint {
-	case endpointHealth:
+	switch target.Endpoint {
+	case kubeletapi.Health:
 		return write(w, "text/plain; charset=utf-8", []byte("ok"))
-	case endpointSummary:
+	case kubeletapi.Summary:
 		return s.serveSummary(w, r, user.Tenant, state, query)
-	case endpointResource:
+	case kubeletapi.Resource:
 		return s.serveResource(w, r, user.Tenant, state)
 	default:
 		return s.servePod(w, r, user.Tenant, target, query)
 	}
 }
 
-// servePod serves the endpoints that are about one pod.
-func (s *Server) servePod(w http.ResponseWriter, r *http.Request, tenant *identity.Tenant, target target, query url.Values) error {
-	pod, found, err := s.Pods.Find(r.Context(), tenant.Tenant, target.namespace, target.pod)
+// servePod serves the kubeletapi.Endpoints that are about one pod.
+func (s *Server) servePod(w http.ResponseWriter, r *http.Request, tenant *identity.Tenant, target kubeletapi.Target, query url.Values) error {
+	pod, found, err := s.Pods.Find(r.Context(), tenant.Tenant, target.Namespace, target.Pod)
 	if err != nil {
 		return err
 	}
-	if !found || target.uid != "" && target.uid != string(pod.UID) {
-		return refuse(http.StatusNotFound, "pod %s/%s is not on node %q", target.namespace, target.pod, s.Node.Name)
+	if !found || target.UID != "" && target.UID != string(pod.UID) {
+		return kubeletapi.Refuse(http.StatusNotFound, "pod %s/%s is not on node %q", target.Namespace, target.Pod, s.Node.Name)
 	}
-	to, err := s.kubeletURL(r.Context(), target.upstream(pod.Super, pod.SuperUID), query)
+	to, err := s.kubeletURL(r.Context(), target.Upstream(pod.Super, pod.SuperUID), query)
 	if err != nil {
 		return kubeletFailure(s.Node.Name, err)
 	}
-	if target.endpoint == endpointLogs {
+	if target.Endpoint == kubeletapi.Logs {
 		ctx, cancel := context.WithTimeout(r.Context(), logTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
@@ -116,30 +116,16 @@ func (s *Server) servePod(w http.ResponseWriter, r *http.Request, tenant *identi
 	return nil
 }
 
-// isStream tells whether a request stays open until somebody ends it.
-func isStream(e endpoint, query url.Values) bool {
-	switch e {
-	case endpointExec, endpointAttach, endpointPortForward:
-		return true
-	case endpointLogs:
-		// As the apiserver's conversion reads a flag: there, and not false.
-		follow := query["follow"]
-		return len(follow) > 0 && !slices.Contains([]string{"false", "0"}, follow[0])
-	default:
-		return false
-	}
-}
-
 // answer tells who asked why a request was not served, and the log what is not
 // theirs to know.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, err error) {
 	status, message := http.StatusInternalServerError, "vn-agent failed to serve this request; its log on node "+s.Node.Name+" says why"
-	var refused *refusal
+	var refused *kubeletapi.Refusal
 	var gateway *gatewayError
 	var review *unanswered
 	switch log := logr.FromContextOrDiscard(r.Context()); {
 	case errors.As(err, &refused):
-		status, message = refused.status, refused.message
+		status, message = refused.Status, refused.Message
 		log.V(1).Info("request refused", "method", r.Method, "status", status, "reason", message)
 		s.metrics.refused.WithLabelValues(http.StatusText(status)).Inc()
 	case errors.As(err, &gateway):

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bulkhead-dev/bulkhead/vn-agent/identity"
+	"github.com/bulkhead-dev/bulkhead/vn-agent/kubeletapi"
 	"github.com/bulkhead-dev/bulkhead/vn-agent/usage"
 )
 
@@ -66,7 +67,7 @@ func (s *state) admit(stream bool) (done func(), err error) {
 		places, what = s.streams, "streams (followed logs, exec, attach, port-forward)"
 	}
 	if !places.take() {
-		return nil, refuse(http.StatusTooManyRequests,
+		return nil, kubeletapi.Refuse(http.StatusTooManyRequests,
 			"this cluster has %d %s open on this node, which is the limit: end some, then try again", cap(places), what)
 	}
 	return places.free, nil

@@ -9,6 +9,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bulkhead-dev/bulkhead/vn-agent/kubeletapi"
 )
 
 // serverMetrics have labels from fixed sets, and the tenant, whose series go when
@@ -44,8 +46,8 @@ func (s *Server) Collectors() []prometheus.Collector {
 	}
 }
 
-func (m *serverMetrics) observe(tenant types.UID, e endpoint, status int, duration time.Duration) {
-	if _, known := endpoints[e]; !known {
+func (m *serverMetrics) observe(tenant types.UID, e kubeletapi.Endpoint, status int, duration time.Duration) {
+	if !e.Known() {
 		e = "other"
 	}
 	m.requests.WithLabelValues(string(tenant), string(e), strconv.Itoa(status)).Inc()

@@ -14,6 +14,7 @@ import (
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/bulkhead-dev/bulkhead/vn-agent/identity"
+	"github.com/bulkhead-dev/bulkhead/vn-agent/kubeletapi"
 	"github.com/bulkhead-dev/bulkhead/vn-agent/usage"
 )
 
@@ -29,7 +30,7 @@ var errTooLarge = errors.New("its answer is larger than any kubelet's should be"
 
 // serveSummary answers /stats/summary.
 func (s *Server) serveSummary(w http.ResponseWriter, r *http.Request, tenant *identity.Tenant, state *state, query url.Values) error {
-	own, body, err := s.readUsage(r.Context(), tenant, endpointSummary, query, "application/json")
+	own, body, err := s.readUsage(r.Context(), tenant, kubeletapi.Summary, query, "application/json")
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,7 @@ func (s *Server) serveSummary(w http.ResponseWriter, r *http.Request, tenant *id
 
 // serveResource answers /metrics/resource.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, tenant *identity.Tenant, state *state) error {
-	own, body, err := s.readUsage(r.Context(), tenant, endpointResource, nil, usage.ResourceFormat)
+	own, body, err := s.readUsage(r.Context(), tenant, kubeletapi.Resource, nil, usage.ResourceFormat)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, tenant *i
 
 // readUsage returns the tenant's pods and the kubelet's figures of all pods. The
 // pods are read last, so that one the kubelet already knows is not missed.
-func (s *Server) readUsage(ctx context.Context, tenant *identity.Tenant, e endpoint, query url.Values, accept string) (usage.Pods, []byte, error) {
+func (s *Server) readUsage(ctx context.Context, tenant *identity.Tenant, e kubeletapi.Endpoint, query url.Values, accept string) (usage.Pods, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
 	defer cancel()
 	body, err := s.get(ctx, "/"+string(e), query, accept)
