@@ -27,6 +27,28 @@ type Programs struct {
 // built from the folder of that name.
 func Own() []string { return slices.Clone(own) }
 
+// Tools returns the names of the developers' tools, which Build leaves out.
+func Tools() []string {
+	var names []string
+	for _, p := range table {
+		if p.tool {
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
+
+// Version returns the upstream version of a program, such as "v1.36.3"; it is
+// empty for a program that is not in the table.
+func Version(name string) string {
+	for _, p := range table {
+		if p.name == name {
+			return p.version()
+		}
+	}
+	return ""
+}
+
 // Build makes every program that the embedded super cluster needs and that is
 // missing or stale below root, the top of the work tree, and returns where they
 // are. Logs go to logDir, one file per program. An error is a

@@ -48,7 +48,7 @@ func catalog(ctx context.Context, p artifact.Programs) ([]spec, error) {
 	}
 	specs := []spec{
 		{
-			names:  []string{"registry.k8s.io/pause:3.10.1"},
+			names:  []string{"registry.k8s.io/pause:" + strings.TrimPrefix(artifact.Version("pause"), "v")},
 			layers: [][]entry{{file("pause", p.Pause)}},
 			config: v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535", Env: []string{searchPath}, WorkingDir: "/"},
 		},
@@ -58,23 +58,23 @@ func catalog(ctx context.Context, p artifact.Programs) ([]spec, error) {
 			config: v1.Config{Cmd: []string{"sh"}, Env: []string{searchPath}},
 		},
 		{
-			names:  []string{ours + "/hyperkube:v1.36.3"},
+			names:  []string{ours + "/hyperkube:" + artifact.Version("hyperkube")},
 			layers: [][]entry{base, hyperkube},
 			config: v1.Config{Cmd: []string{"hyperkube"}, Env: []string{searchPath}, WorkingDir: "/"},
 		},
 		{
-			names: []string{"registry.k8s.io/coredns/coredns:v1.15.0"},
+			names: []string{"registry.k8s.io/coredns/coredns:" + artifact.Version("coredns")},
 			// As upstream, a file capability for port 53 without root.
 			layers: [][]entry{base, {file("coredns", program("coredns")).capable(capNetBindService)}},
 			config: v1.Config{Entrypoint: []string{"/coredns"}, User: nonroot, Env: []string{searchPath}, WorkingDir: "/"},
 		},
 		{
-			names:  []string{"docker.io/rancher/local-path-provisioner:v0.0.30"},
+			names:  []string{"docker.io/rancher/local-path-provisioner:" + artifact.Version("local-path-provisioner")},
 			layers: [][]entry{base, {file("usr/bin/local-path-provisioner", program("local-path-provisioner"))}},
 			config: v1.Config{Cmd: []string{"local-path-provisioner"}, Env: []string{searchPath}},
 		},
 		{
-			names:  []string{"registry.k8s.io/metrics-server/metrics-server:v0.9.0"},
+			names:  []string{"registry.k8s.io/metrics-server/metrics-server:" + artifact.Version("metrics-server")},
 			layers: [][]entry{base, {file("metrics-server", program("metrics-server"))}},
 			config: v1.Config{Entrypoint: []string{"/metrics-server"}, User: "65534", Env: []string{searchPath}, WorkingDir: "/"},
 		},
