@@ -31,11 +31,17 @@ func scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
+// unset is the address that client-go falls back to where nothing says another.
+const unset = "http://localhost:8080"
+
 // connect opens the connection that the flags and the user's kubeconfig say.
 func (e *environment) connect() (*super, error) {
 	config, err := e.flags.ToRESTConfig()
 	if err != nil {
 		return nil, explain(err, "")
+	}
+	if config.Host == unset {
+		return nil, errNoCluster
 	}
 	namespace, _, err := e.flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 )
 
+var errNoCluster = errors.New("no super cluster is chosen: set KUBECONFIG, or give --kubeconfig, to the kubeconfig of the super cluster")
+
 // explain turns an error of the super cluster into one that says what to do. server
 // is its URL, or "".
 func explain(err error, server string) error {
@@ -26,7 +28,7 @@ func explain(err error, server string) error {
 	case err == nil:
 		return nil
 	case clientcmd.IsEmptyConfig(err):
-		return errors.New("no super cluster is chosen: set KUBECONFIG, or give --kubeconfig, to the kubeconfig of the super cluster")
+		return errNoCluster
 	case missingCRD(err):
 		return fmt.Errorf("Bulkhead is not installed in this cluster: %s has no %s; install it with `helm install bulkhead charts/bulkhead -n bulkhead-system --create-namespace --wait`, or choose another cluster with --context or --kubeconfig", server, tenancyv1alpha1.GroupVersion)
 	case apierrors.IsUnauthorized(err):

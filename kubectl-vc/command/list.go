@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -29,9 +31,7 @@ type listOptions struct {
 const outputWide = "wide"
 
 func newList(e *environment) *cobra.Command {
-	s, err := scheme()
-	must(err)
-	o := listOptions{print: genericclioptions.NewPrintFlags("").WithTypeSetter(s)}
+	o := listOptions{print: genericclioptions.NewPrintFlags("")}
 	command := &cobra.Command{
 		Use:               "list",
 		Aliases:           []string{"ls"},
@@ -75,7 +75,7 @@ func (e *environment) list(ctx context.Context, o listOptions) error {
 		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
 	})
 	if printer != nil {
-		return printer.PrintObj(list, e.streams.Out)
+		return printAll(printer, list, e.streams.Out)
 	}
 	if len(list.Items) == 0 {
 		where := "in namespace " + s.namespace
@@ -87,6 +87,27 @@ func (e *environment) list(ctx context.Context, o listOptions) error {
 	}
 	table := printers.NewTablePrinter(printers.PrintOptions{Wide: output == outputWide, WithNamespace: o.all})
 	return table.PrintObj(asTable(list, time.Now()), e.streams.Out)
+}
+
+// printAll prints the list as the API server would send it: jsonpath and templates
+// go by its field names, not Go's.
+func printAll(printer printers.ResourcePrinter, list *tenancyv1alpha1.VirtualClusterList, out io.Writer) error {
+	list.SetGroupVersionKind(tenancyv1alpha1.GroupVersion.WithKind("VirtualClusterList"))
+	whole := &unstructured.UnstructuredList{}
+	for i := range list.Items {
+		list.Items[i].SetGroupVersionKind(tenancyv1alpha1.GroupVersion.WithKind("VirtualCluster"))
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&list.Items[i])
+		if err != nil {
+			return fmt.Errorf("converting virtual cluster %s: %w", list.Items[i].Name, err)
+		}
+		whole.Items = append(whole.Items, unstructured.Unstructured{Object: content})
+	}
+	whole.SetGroupVersionKind(list.GroupVersionKind())
+	whole.SetResourceVersion(list.ResourceVersion)
+	if err := printer.PrintObj(whole, out); err != nil {
+		return fmt.Errorf("printing the virtual clusters: %w", err)
+	}
+	return nil
 }
 
 // asTable is the list as people read it.
