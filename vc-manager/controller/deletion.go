@@ -1,0 +1,134 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/apply"
+)
+
+// deletionInterval is how often a deletion is looked at if no event comes.
+const deletionInterval = 2 * time.Second
+
+// delete takes a virtual cluster down: the syncer's objects first, while the
+// control plane can still say what they were, then the control plane with its
+// volumes. Each step is done from what is there, so that it does not matter how far
+// the virtual cluster ever got, or how often this is interrupted.
+func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (reconcile.Result, error) {
+	if !controllerutil.ContainsFinalizer(vc, tenancy.FinalizerControlPlane) {
+		return reconcile.Result{}, nil
+	}
+	left, err := r.takeDown(ctx, vc)
+	if err != nil {
+		left = err.Error()
+	}
+	if left == "" {
+		return reconcile.Result{}, r.removeFinalizer(ctx, vc)
+	}
+	status := vc.Status.DeepCopy()
+	changed := meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type: tenancyv1alpha1.ConditionReady, Status: metav1.ConditionFalse,
+		Reason: tenancyv1alpha1.ReasonDeleting, Message: left, ObservedGeneration: vc.Generation,
+	})
+	if changed {
+		if writeErr := writeStatus(ctx, r.Client, vc, *status); client.IgnoreNotFound(writeErr) != nil {
+			return reconcile.Result{}, errors.Join(err, writeErr)
+		}
+	}
+	return reconcile.Result{RequeueAfter: deletionInterval}, err
+}
+
+// takeDown does what can be done now and says what is left; nothing if it is empty.
+func (r *Reconciler) takeDown(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (left string, err error) {
+	if controllerutil.ContainsFinalizer(vc, tenancy.FinalizerSyncer) {
+		return "waiting for the syncer to remove the tenant's objects from the super cluster", nil
+	}
+	r.tenants.Forget(vc.UID)
+	tenant := tenantOf(vc)
+	namespace := &corev1.Namespace{}
+	err = r.Live.Get(ctx, client.ObjectKey{Name: tenant.ControlPlaneNamespace()}, namespace)
+	switch {
+	case apierrors.IsNotFound(err):
+		return r.volumesLeft(ctx, tenant.ControlPlaneNamespace())
+	case err != nil:
+		return "", fmt.Errorf("reading namespace %s: %w", tenant.ControlPlaneNamespace(), err)
+	}
+	if err := tenancy.CheckOwned(namespace, tenant, tenancy.ManagedByManager, "namespace "+namespace.Name); err != nil {
+		// Somebody else's: nothing of ours was ever in it.
+		return "", nil
+	}
+	if !namespace.DeletionTimestamp.IsZero() {
+		return namespaceLeft(namespace), nil
+	}
+	err = r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("deleting namespace %s: %w", namespace.Name, err)
+	}
+	return "waiting until namespace " + namespace.Name + " is gone", nil
+}
+
+// namespaceLeft says in the super cluster's own words what is left in a namespace
+// that is being deleted.
+func namespaceLeft(namespace *corev1.Namespace) string {
+	var problems []string
+	for _, condition := range namespace.Status.Conditions {
+		if condition.Status == corev1.ConditionTrue {
+			problems = append(problems, condition.Message)
+		}
+	}
+	message := "waiting until namespace " + namespace.Name + " is gone"
+	if len(problems) > 0 {
+		message += ": " + strings.Join(problems, "; ")
+	}
+	return message
+}
+
+// volumesLeft says which volumes of the namespace's claims are still to be deleted.
+// Those that their class wants retained are not: what becomes of them is the
+// platform team's business.
+func (r *Reconciler) volumesLeft(ctx context.Context, namespace string) (string, error) {
+	var volumes corev1.PersistentVolumeList
+	if err := r.Client.List(ctx, &volumes, client.MatchingFields{indexClaimNamespace: namespace}); err != nil {
+		return "", fmt.Errorf("listing the volumes of namespace %s: %w", namespace, err)
+	}
+	var left []string
+	for _, volume := range volumes.Items {
+		if volume.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
+			continue
+		}
+		name := volume.Name
+		if volume.Status.Phase == corev1.VolumeFailed {
+			name += " (" + volume.Status.Message + ")"
+		}
+		left = append(left, name)
+	}
+	if len(left) == 0 {
+		return "", nil
+	}
+	return "waiting until the volumes are deleted: " + strings.Join(left, ", "), nil
+}
+
+func (r *Reconciler) removeFinalizer(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) error {
+	before := vc.DeepCopy()
+	controllerutil.RemoveFinalizer(vc, tenancy.FinalizerControlPlane)
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	err := r.Client.Patch(ctx, vc, patch, client.FieldOwner(apply.FieldManager))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("removing our finalizer from %s: %w", client.ObjectKeyFromObject(vc), err)
+	}
+	r.forget(vc.UID)
+	return nil
+}
