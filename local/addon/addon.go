@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"text/template"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -108,17 +110,39 @@ func Await(ctx context.Context, c client.Client, step func(string, ...any)) erro
 		err := wait.PollUntilContextTimeout(ctx, pollEvery, readyTimeout, true, func(ctx context.Context) (bool, error) {
 			var d appsv1.Deployment
 			if err := c.Get(ctx, key, &d); err != nil {
-				problem = err.Error()
+				if ctx.Err() == nil { // the end of the wait explains nothing
+					problem = err.Error()
+				}
 				return false, nil
 			}
 			problem = fmt.Sprintf("%d of %d pods are available", d.Status.AvailableReplicas, *d.Spec.Replicas)
 			return Available(&d), nil
 		})
 		if err != nil {
-			return fmt.Errorf("deployment %s is not available (%s): look at `kubectl describe pods -n %s`: %w", key, problem, key.Namespace, err)
+			return fmt.Errorf("deployment %s is not available: %s%s: look at `kubectl describe pods -n %s`: %w", key, problem, waiting(c, key), key.Namespace, err)
 		}
 	}
 	return nil
+}
+
+// waiting says what the containers in a namespace wait for. It has a deadline of
+// its own: that of the wait it explains is over.
+func waiting(c client.Client, key types.NamespacedName) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods, client.InNamespace(key.Namespace)); err != nil {
+		return ""
+	}
+	var text strings.Builder
+	for _, pod := range pods.Items {
+		for _, s := range pod.Status.ContainerStatuses {
+			if w := s.State.Waiting; w != nil && strings.HasPrefix(pod.Name, key.Name) {
+				fmt.Fprintf(&text, "; pod %s: %s %s", pod.Name, w.Reason, w.Message)
+			}
+		}
+	}
+	return text.String()
 }
 
 // Available tells whether all pods of the deployment's present version are available.
