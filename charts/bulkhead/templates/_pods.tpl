@@ -58,7 +58,7 @@ spec:
         {{- include "bulkhead.selector" .name | nindent 8 }}
     spec:
       serviceAccountName: {{ .name }}
-      {{- include "bulkhead.placement" (list .root .name .values) | nindent 6 }}
+      {{- include "bulkhead.placement" (list .root .name .values) | trim | nindent 6 }}
       topologySpreadConstraints:
         - topologyKey: kubernetes.io/hostname
           maxSkew: 1
