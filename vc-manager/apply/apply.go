@@ -4,6 +4,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -32,19 +33,20 @@ type Applier struct {
 }
 
 // All brings every object to the wanted state, several at a time, and returns what
-// is stored, in the same order. It stops at the first error.
+// is stored, in the same order. An error of one keeps it from none of the others.
 func (a *Applier) All(ctx context.Context, reader client.Reader, tenant tenancy.Tenant, wanted []client.Object) ([]client.Object, error) {
 	stored := make([]client.Object, len(wanted))
-	group, ctx := errgroup.WithContext(ctx)
+	problems := make([]error, len(wanted))
+	var group errgroup.Group
 	group.SetLimit(parallel)
 	for i, object := range wanted {
 		group.Go(func() error {
-			var err error
-			stored[i], err = a.One(ctx, reader, tenant, object)
-			return err
+			stored[i], problems[i] = a.One(ctx, reader, tenant, object)
+			return nil
 		})
 	}
-	return stored, group.Wait()
+	_ = group.Wait()
+	return stored, errors.Join(problems...)
 }
 
 // One brings an object to the wanted state and returns what is stored. What is

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,6 +23,7 @@ func class(name string) *tenancyv1alpha1.VirtualClusterClass {
 		Spec: tenancyv1alpha1.VirtualClusterClassSpec{
 			Exposure:      tenancyv1alpha1.ExposureSpec{Type: tenancyv1alpha1.ExposeClusterIP},
 			MetricsServer: tenancyv1alpha1.MetricsServerSpec{Disabled: true},
+			Etcd:          tenancyv1alpha1.EtcdSpec{Storage: tenancyv1alpha1.StorageSpec{Size: resource.MustParse("1Gi")}},
 		},
 	}
 }

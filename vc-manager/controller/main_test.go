@@ -52,6 +52,10 @@ func testMain(m *testing.M) int {
 	defer cancel()
 	ctrl.SetLogger(zap.New(zap.WriteTo(logFile(dir))))
 
+	if err := os.Mkdir(filepath.Join(dir, "super"), 0o700); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	super, err = testenv.Start(ctx, filepath.Join(dir, "super"), testenv.Options{ControllerManager: true, CRDs: true})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -8,26 +8,31 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
+// AccessRoles are the names of the Roles that ComponentAccess makes. vc-manager may
+// bind these in particular: the right to bind spares it from waiting until the
+// super cluster's apiserver has taken notice of a new Role.
+var AccessRoles = []string{tenancy.SyncerKubeconfigSecret, tenancy.VNAgentKubeconfigSecret}
+
 // ComponentAccess lets syncer and vn-agent read their own kubeconfig of this
-// tenant, and nothing else in the namespace.
+// tenant, and nothing else in the namespace. Each Role has the name of its Secret.
 func ComponentAccess(in Input) []client.Object {
 	var objects []client.Object
-	for _, component := range []struct{ name, serviceAccount, secret string }{
-		{"syncer", in.Platform.SyncerServiceAccount, tenancy.SyncerKubeconfigSecret},
-		{"vn-agent", in.Platform.VNAgentServiceAccount, tenancy.VNAgentKubeconfigSecret},
+	for _, component := range []struct{ secret, serviceAccount string }{
+		{tenancy.SyncerKubeconfigSecret, in.Platform.SyncerServiceAccount},
+		{tenancy.VNAgentKubeconfigSecret, in.Platform.VNAgentServiceAccount},
 	} {
 		objects = append(objects,
 			&rbacv1.Role{
 				TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "Role"},
-				ObjectMeta: in.meta(component.name, component.name),
+				ObjectMeta: in.meta(component.secret, component.serviceAccount),
 				Rules: []rbacv1.PolicyRule{{
 					APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{component.secret}, Verbs: []string{"get"},
 				}},
 			},
 			&rbacv1.RoleBinding{
 				TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},
-				ObjectMeta: in.meta(component.name, component.name),
-				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: component.name},
+				ObjectMeta: in.meta(component.secret, component.serviceAccount),
+				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: component.secret},
 				Subjects: []rbacv1.Subject{{
 					Kind: rbacv1.ServiceAccountKind, Namespace: in.Platform.Namespace, Name: component.serviceAccount,
 				}},

@@ -8,6 +8,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/controlplane"
 )
 
 // API groups in the rules.
@@ -55,6 +56,7 @@ func SuperRules() []rbacv1.PolicyRule {
 		// To let syncer and vn-agent read one Secret each. It can grant no more than
 		// it may itself.
 		rule(groupRBAC, "roles rolebindings", ensure),
+		{APIGroups: []string{groupRBAC}, Resources: []string{"roles"}, ResourceNames: controlplane.AccessRoles, Verbs: []string{"bind"}},
 
 		// Why a control plane is not ready; where it is reached; what is left of it.
 		rule(groupCore, "pods", []string{"get", "list"}),
