@@ -61,6 +61,10 @@ type Down[T Object] struct {
 	Finish func(ctx context.Context, s *Sync[T]) (again time.Duration, err error)
 }
 
+// refusedAgain is how long a refused object is left alone: what it was refused for,
+// such as a StorageClass that is not offered, may have changed.
+const refusedAgain = 5 * time.Minute
+
 // Verdict is what a Lifecycle has decided.
 type Verdict int
 
@@ -172,7 +176,9 @@ func (d *Down[T]) watchTenant(ctx context.Context, l *Link) (func() bool, error)
 		UpdateFunc: func(old, event any) {
 			before, ok := objectOf[T](old)
 			after, also := objectOf[T](event)
-			look(event, ok && also && (before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID()))
+			// A kind that counts its generations says by them when its specification changes.
+			same := ok && also && before.GetUID() == after.GetUID() && before.GetGeneration() == after.GetGeneration() && after.GetGeneration() != 0
+			look(event, !same)
 		},
 		DeleteFunc: func(event any) { look(event, true) },
 	})
@@ -249,13 +255,15 @@ func (d *Down[T]) step(ctx context.Context, s *Sync[T]) (time.Duration, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case present(s.Super) && (!wanted || !s.standsFor()):
+	case !wanted && !s.ours():
+		return 0, nil
+	case present(s.Super) && (!wanted || (s.ours() && !s.standsFor())):
 		return 0, s.DeleteSuper(ctx)
-	case !wanted || (!present(s.Super) && d.OnDemand):
+	case !present(s.Super) && d.OnDemand:
 		return 0, nil
 	case !present(s.Super):
 		if created, err := s.CreateSuper(ctx); !created || err != nil {
-			return 0, err
+			return refusedAgain, err
 		}
 	default:
 		if err := s.UpdateSuper(ctx); err != nil {
@@ -294,11 +302,26 @@ func (d *Down[T]) ensure(ctx context.Context, l *Link, key Key) error {
 			return Wait("%s, which is refused", key)
 		}
 		return err
-	case !s.standsFor() || s.Super.GetDeletionTimestamp() != nil:
+	}
+	if err := s.checkOwned(s.Super); err != nil {
+		return err
+	}
+	if !s.standsFor() || s.Super.GetDeletionTimestamp() != nil {
 		l.Enqueue(key)
 		return Wait("%s of the same name to go", key)
 	}
-	return s.checkOwned(s.Super)
+	return nil
+}
+
+// ours tells whether the super object is marked as one that stands for a tenant's
+// object. The super cluster's own controllers copy labels, but not these marks:
+// Endpoints have the labels of their Service.
+func (s *Sync[T]) ours() bool {
+	if !present(s.Super) {
+		return false
+	}
+	_, ok := tenancy.OriginOf(s.Super)
+	return ok
 }
 
 // standsFor tells whether the super object was made for this very tenant object,
@@ -316,7 +339,11 @@ func (s *Sync[T]) checkOwned(super T) error {
 	if err := tenancy.CheckOwned(super, tenant, tenancy.ManagedBySyncer, what); err != nil {
 		return err
 	}
-	if key, ok := s.kind.tenantKey(super); !ok || key != s.Key {
+	key, marked := s.kind.tenantKey(super)
+	switch {
+	case !marked:
+		return &tenancy.ForeignError{Object: what, Owner: "the super cluster"}
+	case key != s.Key:
 		return &tenancy.ForeignError{Object: what, Owner: key.String()}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,12 +48,44 @@ func (l *Link) Warn(ctx context.Context, object client.Object, reason, message s
 // not hold up what it is about.
 func (l *Link) Event(ctx context.Context, object client.Object, eventType, reason, message string) {
 	event, err := l.newEvent(object, eventType, reason, message)
+	if err == nil && l.recent.has(event.Namespace+"/"+event.Name, event.LastTimestamp.Time) {
+		return
+	}
 	if err == nil {
 		err = l.writeEvent(ctx, event)
+	}
+	if err == nil {
+		l.recent.add(event.Namespace+"/"+event.Name, event.LastTimestamp.Time)
 	}
 	if err != nil && ctx.Err() == nil {
 		l.log.Error(err, "writing an event", "object", client.ObjectKeyFromObject(object), "reason", reason, "message", message)
 	}
+}
+
+// recentEvents remembers which events were written a moment ago, which saves
+// asking the tenant's apiserver again. Forgetting costs no more than that.
+type recentEvents struct {
+	mu      sync.Mutex
+	written map[string]time.Time
+}
+
+// maxRecent bounds the memory of one tenant's recent events.
+const maxRecent = 4096
+
+func (r *recentEvents) has(name string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, ok := r.written[name]
+	return ok && now.Sub(last) < eventRepeat
+}
+
+func (r *recentEvents) add(name string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.written == nil || len(r.written) >= maxRecent {
+		r.written = map[string]time.Time{}
+	}
+	r.written[name] = now
 }
 
 func (l *Link) newEvent(object client.Object, eventType, reason, message string) (*corev1.Event, error) {

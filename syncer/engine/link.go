@@ -54,6 +54,8 @@ type Link struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
+	recent recentEvents
+
 	mu    sync.Mutex
 	state State
 }

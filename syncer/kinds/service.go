@@ -25,7 +25,7 @@ func services() engine.Kind {
 			return super, findings, nil
 		},
 		Merge:   mergeService,
-		Replace: func(super, desired *corev1.Service) bool { return super.Spec.Type != desired.Spec.Type },
+		Replace: replaceService,
 		Needs: func(tenant *corev1.Service) []engine.Key {
 			return []engine.Key{{Resource: "endpoints", Namespace: tenant.Namespace, Name: tenant.Name}}
 		},
@@ -89,8 +89,14 @@ func translateService(tenant *corev1.Service) (*corev1.Service, []translation.Fi
 	return super, findings
 }
 
-// mergeService keeps what the super cluster has allotted. A type that has changed
-// takes a new Service: it needs another cluster IP, or none.
+// replaceService: another type needs another cluster IP, or none, which takes a new
+// Service. So does a selector that comes or goes: the Endpoints under the Service
+// are made by the super cluster with one, and by the tenant without.
+func replaceService(super, desired *corev1.Service) bool {
+	return super.Spec.Type != desired.Spec.Type || (len(super.Spec.Selector) == 0) != (len(desired.Spec.Selector) == 0)
+}
+
+// mergeService keeps what the super cluster has allotted.
 func mergeService(super, desired *corev1.Service) {
 	allotted := super.Spec.DeepCopy()
 	super.Spec.Ports = desired.Spec.Ports

@@ -111,13 +111,13 @@ func (t *translator) serviceVariables() []corev1.EnvVar {
 	})
 	var variables []corev1.EnvVar
 	size := 0
-	for _, service := range services {
+	for i, service := range services {
 		for _, variable := range serviceLink(service) {
 			size += len(variable.Name) + len(variable.Value)
 			variables = append(variables, variable)
 		}
 		if size > maxServiceLinks {
-			t.ignore("spec.enableServiceLinks", fmt.Sprintf("the environment holds the addresses of the first %d services only", len(variables)))
+			t.ignore("spec.enableServiceLinks", fmt.Sprintf("the environment holds the addresses of the first %d services only", i+1))
 			break
 		}
 	}

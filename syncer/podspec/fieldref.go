@@ -27,7 +27,7 @@ func (t *translator) literal(path string) (value string, fixed bool) {
 	case pathUID:
 		return string(t.Pod.UID), true
 	case pathServiceAccount:
-		return t.in.ServiceAccountName, true
+		return accountOf(t.in), true
 	}
 	return "", false
 }

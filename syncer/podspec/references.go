@@ -19,7 +19,7 @@ type References struct {
 func ReferencesOf(pod *corev1.Pod) References {
 	r := References{
 		Secrets: map[string]bool{}, ConfigMaps: map[string]bool{}, EnvSecrets: map[string]bool{}, EnvConfigMaps: map[string]bool{},
-		ServiceAccount: pod.Spec.ServiceAccountName,
+		ServiceAccount: accountOf(&pod.Spec),
 	}
 	for _, secret := range pod.Spec.ImagePullSecrets {
 		r.Secrets[secret.Name] = true

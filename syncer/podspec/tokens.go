@@ -54,11 +54,15 @@ func tokenKey(volume string, index int) string { return fmt.Sprintf("%s.%d", vol
 // serviceAccount gives the super pod the ServiceAccount that stands for the
 // tenant's, and no token of the super cluster.
 func (t *translator) serviceAccount() {
-	name := t.in.ServiceAccountName
-	if name == "" {
-		name = "default"
-	}
-	t.out.ServiceAccountName = tenancy.SuperServiceAccount(name)
+	t.out.ServiceAccountName = tenancy.SuperServiceAccount(accountOf(t.in))
 	automount := false
 	t.out.AutomountServiceAccountToken = &automount
+}
+
+// accountOf is the ServiceAccount that a pod runs as.
+func accountOf(spec *corev1.PodSpec) string {
+	if spec.ServiceAccountName == "" {
+		return "default"
+	}
+	return spec.ServiceAccountName
 }

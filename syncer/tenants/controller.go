@@ -33,6 +33,10 @@ const (
 	reasonCredentials  = "CredentialsNotReady"
 )
 
+// lookAgain is how often a virtual cluster is looked at without an event, in case
+// that a change of its link's state was lost.
+const lookAgain = 5 * time.Minute
+
 // Reconciler makes the engine's links follow the VirtualClusters.
 type Reconciler struct {
 	// Client reads VirtualClusters, classes and our namespaces from the cache of the
@@ -75,7 +79,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, r.setSynced(ctx, vc, state)
+	return ctrl.Result{RequeueAfter: lookAgain}, r.setSynced(ctx, vc, state)
 }
 
 // run makes the link of a virtual cluster what it should be and returns its state.
