@@ -74,10 +74,27 @@ func parseHierarchies(r io.Reader) (Hierarchies, error) {
 	return found, lines.Err()
 }
 
-// Make makes the cgroup path and all above it in each hierarchy, ready for
-// processes and for cgroups below it.
-func (hs Hierarchies) Make(path string) error {
+// used are the hierarchies that processes are put into: the one of cgroup v2, or
+// those of v1 that have controllers. Machines with v1 have others besides, which
+// only sort processes; containerd does not move its shims in them, so that there
+// they would count as part of whoever started them.
+func (hs Hierarchies) used() Hierarchies {
+	var v1 Hierarchies
 	for _, h := range hs {
+		if slices.ContainsFunc(h.Controllers, func(c string) bool { return !strings.HasPrefix(c, "name=") }) {
+			v1 = append(v1, h)
+		}
+	}
+	if len(v1) > 0 {
+		return v1
+	}
+	return hs
+}
+
+// Make makes the cgroup path and all above it, ready for processes and for cgroups
+// below it.
+func (hs Hierarchies) Make(path string) error {
+	for _, h := range hs.used() {
 		if err := h.make(path); err != nil {
 			return fmt.Errorf("making cgroup %s: %w", path, err)
 		}
@@ -136,9 +153,9 @@ func inherit(parent, child, name string) error {
 	return os.WriteFile(filepath.Join(child, name), value, 0)
 }
 
-// Join moves process pid into the cgroup path of each hierarchy.
+// Join moves process pid into the cgroup path, which Make has made.
 func (hs Hierarchies) Join(path string, pid int) error {
-	for _, h := range hs {
+	for _, h := range hs.used() {
 		file := filepath.Join(h.Mount, path, "cgroup.procs")
 		if err := os.WriteFile(file, []byte(strconv.Itoa(pid)), 0); err != nil {
 			return fmt.Errorf("moving process %d into cgroup %s: %w", pid, path, err)

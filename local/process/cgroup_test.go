@@ -38,6 +38,24 @@ func TestParseHierarchies(t *testing.T) {
 	}
 }
 
+func TestUsedHierarchies(t *testing.T) {
+	var (
+		unified = Hierarchy{Mount: "/sys/fs/cgroup/unified", Unified: true}
+		named   = Hierarchy{Mount: "/sys/fs/cgroup/systemd", Controllers: []string{"name=systemd"}}
+		memory  = Hierarchy{Mount: "/sys/fs/cgroup/memory", Controllers: []string{"memory"}}
+		cpu     = Hierarchy{Mount: "/sys/fs/cgroup/cpu", Controllers: []string{"cpu", "cpuacct"}}
+	)
+	for name, tc := range map[string]struct{ all, want Hierarchies }{
+		"v2":     {Hierarchies{unified}, Hierarchies{unified}},
+		"hybrid": {Hierarchies{named, memory, unified, cpu}, Hierarchies{memory, cpu}},
+		"v1":     {Hierarchies{memory, cpu}, Hierarchies{memory, cpu}},
+	} {
+		if diff := cmp.Diff(tc.want, tc.all.used()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 func FuzzParseHierarchies(f *testing.F) {
 	f.Add("31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n")
 	f.Add("34 23 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n")
