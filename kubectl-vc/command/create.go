@@ -81,7 +81,7 @@ func (e *environment) waitReady(ctx context.Context, s *super, vc *tenancyv1alph
 		for _, condition := range timeline.Observe(now, seen) {
 			p.reached(seen, condition)
 		}
-		p.waitsFor(phase.WaitsFor(now))
+		p.waits(phase.Waits(now))
 		return phase.Ready(now)
 	})
 	p.end()
@@ -89,8 +89,8 @@ func (e *environment) waitReady(ctx context.Context, s *super, vc *tenancyv1alph
 	case last == nil:
 		return fmt.Errorf("virtual cluster %s was deleted while it was being made", vc.Name)
 	case err != nil:
-		return waitEnded(ctx, err, fmt.Sprintf("virtual cluster %s is not Ready yet, it waits for %s\nIt goes on being made; see `kubectl vc describe %[1]s%[3]s`",
-			vc.Name, phase.WaitsFor(last), namespaceFlag(s.namespace)))
+		return waitEnded(ctx, err, fmt.Sprintf("virtual cluster %s is not Ready yet, it waits %s\nIt goes on being made; see `kubectl vc describe %[1]s%[3]s`",
+			vc.Name, phase.Waits(last), namespaceFlag(s.namespace)))
 	}
 	if err := timeline.WriteTable(e.streams.Out); err != nil {
 		return err

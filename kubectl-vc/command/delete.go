@@ -68,25 +68,25 @@ func (e *environment) delete(ctx context.Context, name string, o deleteOptions) 
 		}
 		last = now
 		if now.DeletionTimestamp != nil {
-			p.waitsFor(phase.WaitsFor(now))
+			p.waits(phase.Waits(now))
 		}
 		return false
 	})
 	p.end()
 	if err != nil {
-		return waitEnded(ctx, err, fmt.Sprintf("virtual cluster %s is not gone yet, it waits for %s\nThe deletion goes on; see `kubectl vc describe %[1]s%[3]s`",
-			name, waitsForDeletion(last), namespaceFlag(s.namespace)))
+		return waitEnded(ctx, err, fmt.Sprintf("virtual cluster %s is not gone yet, it waits %s\nThe deletion goes on; see `kubectl vc describe %[1]s%[3]s`",
+			name, waitsAtDeletion(last), namespaceFlag(s.namespace)))
 	}
 	fmt.Fprintf(e.streams.Out, "%s deleted after %s\n", reference(vc), phase.Seconds(time.Since(start)))
 	return nil
 }
 
-// waitsForDeletion is phase.WaitsFor of a virtual cluster whose deletion the
+// waitsAtDeletion is phase.Waits of a virtual cluster whose deletion the
 // API server has taken, whether or not that has been seen yet.
-func waitsForDeletion(vc *tenancyv1alpha1.VirtualCluster) string {
+func waitsAtDeletion(vc *tenancyv1alpha1.VirtualCluster) string {
 	vc = vc.DeepCopy()
 	if vc.DeletionTimestamp == nil {
 		vc.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 	}
-	return phase.WaitsFor(vc)
+	return phase.Waits(vc)
 }

@@ -83,8 +83,8 @@ func (d *description) write(out io.Writer, now time.Time) error {
 	fmt.Fprintf(w, "Version:\t%s\n", orNone(vc.Status.Version))
 	fmt.Fprintf(w, "Endpoint:\t%s\n", orNone(vc.Status.Endpoint))
 	fmt.Fprintf(w, "Control plane in:\t%s\n", orNone(vc.Status.ControlPlaneNamespace))
-	if waits := phase.WaitsFor(vc); waits != "" {
-		fmt.Fprintf(w, "Waits for:\t%s\n", waits)
+	if waits := phase.Waits(vc); waits != "" {
+		fmt.Fprintf(w, "Waits:\t%s\n", waits)
 	}
 	d.writeConditions(w, now)
 	d.writePods(w, now)

@@ -100,7 +100,7 @@ func (s *super) adminKubeconfig(ctx context.Context, name string) ([]byte, error
 	case vc.DeletionTimestamp != nil:
 		return nil, fmt.Errorf("virtual cluster %s is being deleted", name)
 	case !phase.Ready(vc):
-		return nil, fmt.Errorf("virtual cluster %s is not Ready, so its kubeconfig would not work: it waits for %s", name, phase.WaitsFor(vc))
+		return nil, fmt.Errorf("virtual cluster %s is not Ready, so its kubeconfig would not work: it waits %s", name, phase.Waits(vc))
 	}
 	key := client.ObjectKey{Namespace: vc.Status.ControlPlaneNamespace, Name: tenancy.AdminKubeconfigSecret}
 	secret := &corev1.Secret{}

@@ -120,14 +120,14 @@ func asTable(list *tenancyv1alpha1.VirtualClusterList, now time.Time) *metav1.Ta
 		{Name: "Age", Type: "string"},
 		{Name: "Endpoint", Type: "string", Priority: 1},
 		{Name: "Control-Plane-Namespace", Type: "string", Priority: 1},
-		{Name: "Waits-For", Type: "string", Priority: 1},
+		{Name: "Waits", Type: "string", Priority: 1},
 	}}
 	for i := range list.Items {
 		vc := &list.Items[i]
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells: []any{
 				vc.Name, readiness(vc), vc.Spec.ClassName, orNone(vc.Status.Version), age(vc.CreationTimestamp, now),
-				orNone(vc.Status.Endpoint), orNone(vc.Status.ControlPlaneNamespace), orNone(phase.WaitsFor(vc)),
+				orNone(vc.Status.Endpoint), orNone(vc.Status.ControlPlaneNamespace), orNone(phase.Waits(vc)),
 			},
 			Object: runtime.RawExtension{Object: vc},
 		})

@@ -76,8 +76,8 @@ func (p *progress) reached(now time.Time, what string) {
 	p.draw()
 }
 
-// waitsFor says what the command waits for from now on.
-func (p *progress) waitsFor(what string) {
+// waits says what the command waits for from now on, as phase.Waits does.
+func (p *progress) waits(what string) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	if p.waiting == what {
@@ -85,7 +85,7 @@ func (p *progress) waitsFor(what string) {
 	}
 	p.waiting = what
 	if p.columns == 0 && what != "" {
-		fmt.Fprintf(p.out, "waiting for %s\n", what)
+		fmt.Fprintf(p.out, "waiting %s\n", what)
 		return
 	}
 	p.draw()
@@ -103,7 +103,7 @@ func (p *progress) draw() {
 	if p.columns == 0 || p.waiting == "" {
 		return
 	}
-	line := fmt.Sprintf("%9.1f s  waiting for %s", time.Since(p.start).Seconds(), p.waiting)
+	line := fmt.Sprintf("%9.1f s  waiting %s", time.Since(p.start).Seconds(), p.waiting)
 	if runes := []rune(line); len(runes) >= p.columns {
 		line = string(runes[:p.columns-2]) + "…"
 	}

@@ -13,10 +13,10 @@ func TestProgressInALog(t *testing.T) {
 	var out bytes.Buffer
 	start := time.Now()
 	p := newProgress(&out, start)
-	p.waitsFor("EtcdReady (PodPending: no room)")
-	p.waitsFor("EtcdReady (PodPending: no room)")
+	p.waits("for EtcdReady (PodPending: no room)")
+	p.waits("for EtcdReady (PodPending: no room)")
 	p.reached(start.Add(1500*time.Millisecond), "EtcdReady")
-	p.waitsFor("")
+	p.waits("")
 	p.end()
 	if want := "waiting for EtcdReady (PodPending: no room)\n   1.500 s  EtcdReady\n"; out.String() != want {
 		t.Errorf("got %q", out.String())
@@ -28,9 +28,9 @@ func TestProgressOnATerminal(t *testing.T) {
 	var out bytes.Buffer
 	start := time.Now()
 	p := &progress{out: &out, start: start, columns: 40, stop: make(chan struct{})}
-	p.waitsFor("EtcdReady (PodPending: 0/3 nodes are available — all are full)")
+	p.waits("for EtcdReady (PodPending: 0/3 nodes are available — all are full)")
 	p.reached(start.Add(1500*time.Millisecond), "EtcdReady")
-	p.waitsFor("Ready")
+	p.waits("for Ready")
 	p.end()
 	screen := regexp.MustCompile(`[0-9]+\.[0-9] s`).ReplaceAllString(out.String(), "N s")
 	const erase = "\r\x1b[K"
@@ -51,7 +51,7 @@ func TestProgressTicks(t *testing.T) {
 	out := make(chan string, 100)
 	p := &progress{out: channelWriter(out), start: time.Now(), columns: 40, stop: make(chan struct{})}
 	p.stopped.Go(p.run)
-	p.waitsFor("Ready")
+	p.waits("for Ready")
 	for range 2 {
 		select {
 		case <-out:

@@ -4,6 +4,7 @@ package phase
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,33 +29,38 @@ func Ready(vc *v1alpha1.VirtualCluster) bool {
 	return meta.IsStatusConditionTrue(vc.Status.Conditions, v1alpha1.ConditionReady)
 }
 
-// WaitsFor says in words what keeps the virtual cluster from being Ready or, when it
-// is being deleted, from being gone: the first condition that is not true, with the
+// Waits says what keeps the virtual cluster from being Ready or, when it is being
+// deleted, from being gone, as words that go behind "it waits": "for EtcdReady
+// (PodPending: no room)". That is the first condition that is not true, with the
 // reason and message of whoever sets it. It is empty for one that is Ready.
-func WaitsFor(vc *v1alpha1.VirtualCluster) string {
+func Waits(vc *v1alpha1.VirtualCluster) string {
 	if vc.DeletionTimestamp != nil {
-		return deletionWaitsFor(vc)
+		return deletionWaits(vc)
 	}
 	if Ready(vc) {
 		return ""
 	}
 	if len(vc.Status.Conditions) == 0 {
-		return "vc-manager to begin with it (`kubectl get deployment vc-manager -A` shows whether that runs)"
+		return "for vc-manager to begin with it (`kubectl get deployment vc-manager -A` shows whether that runs)"
 	}
 	for _, name := range Order {
 		if condition := meta.FindStatusCondition(vc.Status.Conditions, name); condition == nil || condition.Status != metav1.ConditionTrue {
-			return name + explanation(vc, condition)
+			return "for " + name + explanation(vc, condition)
 		}
 	}
-	return v1alpha1.ConditionReady
+	return "for " + v1alpha1.ConditionReady
 }
 
-func deletionWaitsFor(vc *v1alpha1.VirtualCluster) string {
+func deletionWaits(vc *v1alpha1.VirtualCluster) string {
 	condition := meta.FindStatusCondition(vc.Status.Conditions, v1alpha1.ConditionReady)
-	if condition != nil && condition.Reason == v1alpha1.ReasonDeleting && condition.Message != "" {
-		return condition.Message
+	if condition == nil || condition.Reason != v1alpha1.ReasonDeleting || condition.Message == "" {
+		return fmt.Sprintf("for its finalizers %v", vc.Finalizers)
 	}
-	return fmt.Sprintf("its finalizers %v", vc.Finalizers)
+	// The platform's messages begin "waiting for" and "waiting until".
+	if rest, ok := strings.CutPrefix(condition.Message, "waiting "); ok {
+		return rest
+	}
+	return "for " + condition.Message
 }
 
 // explanation is a condition's reason and message, or those of Ready, which sums

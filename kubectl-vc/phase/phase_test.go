@@ -31,7 +31,7 @@ func no(name, reason, message string) metav1.Condition {
 	return metav1.Condition{Type: name, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 }
 
-func TestWaitsFor(t *testing.T) {
+func TestWaits(t *testing.T) {
 	deleting := func(conditions ...metav1.Condition) *v1alpha1.VirtualCluster {
 		vc := cluster(conditions...)
 		vc.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
@@ -41,22 +41,23 @@ func TestWaitsFor(t *testing.T) {
 		vc   *v1alpha1.VirtualCluster
 		want string
 	}{
-		"untouched": {cluster(), "vc-manager to begin with it (`kubectl get deployment vc-manager -A` shows whether that runs)"},
+		"untouched": {cluster(), "for vc-manager to begin with it (`kubectl get deployment vc-manager -A` shows whether that runs)"},
 		"ready":     {cluster(yes("Ready")), ""},
 		"first that is false": {
 			cluster(yes("NamespaceReady"), yes("CertificatesReady"), no("EtcdReady", "PodPending", "0/3 nodes fit"), no("Ready", "EtcdNotReady", "see EtcdReady")),
-			"EtcdReady (PodPending: 0/3 nodes fit)",
+			"for EtcdReady (PodPending: 0/3 nodes fit)",
 		},
 		"not set yet: what Ready says": {
 			cluster(yes("NamespaceReady"), no("Ready", "CertificatesNotReady", "issuing certificates")),
-			"CertificatesReady (CertificatesNotReady: issuing certificates)",
+			"for CertificatesReady (CertificatesNotReady: issuing certificates)",
 		},
-		"no message":           {cluster(no("NamespaceReady", "ClassNotFound", "")), "NamespaceReady (ClassNotFound)"},
-		"all but Ready":        {cluster(yes("NamespaceReady"), yes("CertificatesReady"), yes("EtcdReady"), yes("APIServerReady"), yes("ControllerManagerReady"), yes("Bootstrapped")), "Ready"},
-		"deleting":             {deleting(no("Ready", "Deleting", "2 namespaces left")), "2 namespaces left"},
-		"deleting, no message": {deleting(yes("Ready")), "its finalizers [tenancy.bulkhead.dev/control-plane]"},
+		"no message":           {cluster(no("NamespaceReady", "ClassNotFound", "")), "for NamespaceReady (ClassNotFound)"},
+		"all but Ready":        {cluster(yes("NamespaceReady"), yes("CertificatesReady"), yes("EtcdReady"), yes("APIServerReady"), yes("ControllerManagerReady"), yes("Bootstrapped")), "for Ready"},
+		"deleting":             {deleting(no("Ready", "Deleting", "2 namespaces left")), "for 2 namespaces left"},
+		"deleting, until":      {deleting(no("Ready", "Deleting", "waiting until namespace x is gone")), "until namespace x is gone"},
+		"deleting, no message": {deleting(yes("Ready")), "for its finalizers [tenancy.bulkhead.dev/control-plane]"},
 	} {
-		if got := WaitsFor(tc.vc); got != tc.want {
+		if got := Waits(tc.vc); got != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}
 	}
