@@ -43,6 +43,8 @@ type pass struct {
 	// verifying says whether this pass compares every object with what it shall be,
 	// or only those that are in the cache anyway.
 	verifying bool
+	// again asks for another pass once this one's status is stored.
+	again bool
 	// apiServerTrouble is what keeps the pod of kube-apiserver from being ready.
 	apiServerTrouble string
 
@@ -101,9 +103,13 @@ func (p *pass) run(ctx context.Context) error {
 		}
 	}
 	p.summarize()
-	p.requeueAfter = troubledInterval
-	if p.isTrue(tenancyv1alpha1.ConditionReady) {
+	switch {
+	case p.again:
+		p.requeueAfter = time.Second
+	case p.isTrue(tenancyv1alpha1.ConditionReady):
 		p.requeueAfter = verifyInterval + rand.N(verifyInterval/10) // spreads tenants out
+	default:
+		p.requeueAfter = troubledInterval
 	}
 	return nil
 }

@@ -46,7 +46,10 @@ func (p *pass) observeTenant(ctx context.Context) error {
 	default:
 		p.done(tenancyv1alpha1.ConditionAPIServerReady, "a read through kube-apiserver succeeded")
 	}
-	p.status.Version = seen.Version
+	if p.status.Version != seen.Version {
+		p.status.Version = seen.Version
+		p.again = true // what depends on there being data waits for this
+	}
 	if seen.Bootstrapped == nil {
 		p.done(tenancyv1alpha1.ConditionBootstrapped, "roles and add-ons are in place")
 	} else {

@@ -43,7 +43,7 @@ func APIServerDeployment(in Input) *appsv1.Deployment {
 	}
 	// etcd is left out of being alive: a restart of the apiserver does not help etcd,
 	// and drops every watch of the tenant.
-	probes(&container, https("/readyz", tenancy.APIServerPort), https("/livez?exclude=etcd", tenancy.APIServerPort), 2)
+	probes(&container, https("/readyz", tenancy.APIServerPort), https("/readyz", tenancy.APIServerPort), https("/livez?exclude=etcd", tenancy.APIServerPort), 2)
 	template := in.podTemplate(APIServer, container,
 		secretFile(certificates.EtcdCA, corev1.TLSCertKey, "etcd-ca.crt"),
 		pair(certificates.APIServerEtcdClient, "etcd-client"),

@@ -34,7 +34,7 @@ func ControllerManagerDeployment(in Input) *appsv1.Deployment {
 		Ports:     []corev1.ContainerPort{{Name: "https", ContainerPort: controllerManagerPort, Protocol: corev1.ProtocolTCP}},
 		Resources: resources(in.Class.ControllerManager, "25m", "96Mi"),
 	}
-	probes(&container, https("/healthz", controllerManagerPort), https("/healthz", controllerManagerPort), 10)
+	probes(&container, https("/healthz", controllerManagerPort), https("/healthz", controllerManagerPort), https("/healthz", controllerManagerPort), 10)
 	template := in.podTemplate(ControllerManager, container,
 		// The key too: controller-manager signs the tenant's CertificateSigningRequests.
 		pair(certificates.ClusterCA, "cluster-ca"),
@@ -57,6 +57,10 @@ func controllerManagerFlags() []string {
 		// The lease is asked for every second so that it is had soon after the
 		// apiserver, which starts at the same time, first answers.
 		"--leader-elect=true", "--leader-elect-retry-period=1s",
+		// Each of the controllers asks for a ServiceAccount and a token of its own when
+		// it is set up, more than a hundred requests in all: at the default of 20 per
+		// second the tenant would wait five seconds for nothing.
+		"--kube-api-qps=200", "--kube-api-burst=400",
 
 		fmt.Sprintf("--secure-port=%d", controllerManagerPort),
 		"--tls-cert-file=" + file("serving.crt"), "--tls-private-key-file=" + file("serving.key"),

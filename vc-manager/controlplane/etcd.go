@@ -51,14 +51,11 @@ func EtcdStatefulSet(in Input) *appsv1.StatefulSet {
 		VolumeMounts: []corev1.VolumeMount{{Name: EtcdData, MountPath: etcdDir}},
 	}
 	// etcd answers nobody without a client certificate, and a kubelet has none, so
-	// readiness runs a client in the container: a real read. That costs a process,
-	// hence the long period; being alive is seen by the port.
-	ready := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{
-		"etcdctl", "endpoint", "health", "--endpoints=https://127.0.0.1:2379", "--command-timeout=4s",
-		"--cacert=" + file("etcd-ca.crt"), "--cert=" + file("server.crt"), "--key=" + file("server.key"),
-	}}}
+	// probes run a client in the container, which does a real read. That costs a
+	// process, hence the long period; being alive is seen by the port.
 	alive := corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(etcdClientPort)}}
-	probes(&container, ready, alive, 30)
+	probes(&container, etcdHealth(1), etcdHealth(4), alive, 30)
+	container.StartupProbe.TimeoutSeconds = 3 // the process takes its time to start, too
 
 	return &appsv1.StatefulSet{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
@@ -77,6 +74,13 @@ func EtcdStatefulSet(in Input) *appsv1.StatefulSet {
 			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{etcdVolume(in)},
 		},
 	}
+}
+
+func etcdHealth(seconds int) corev1.ProbeHandler {
+	return corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{
+		"etcdctl", "endpoint", "health", "--endpoints=https://127.0.0.1:2379", fmt.Sprintf("--command-timeout=%ds", seconds),
+		"--cacert=" + file("etcd-ca.crt"), "--cert=" + file("server.crt"), "--key=" + file("server.key"),
+	}}}
 }
 
 func etcdFlags(in Input) []string {

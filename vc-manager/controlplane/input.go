@@ -74,10 +74,12 @@ func Foundations(in Input) []client.Object {
 	return objects
 }
 
-// Workloads are the control plane's pods.
+// Workloads are the control plane's pods. They start at the same time: etcd is
+// retried by the apiserver, the apiserver by controller-manager. metrics-server gives
+// up without an apiserver, so it comes when there is one.
 func Workloads(in Input) []client.Object {
 	objects := []client.Object{EtcdStatefulSet(in), APIServerDeployment(in), ControllerManagerDeployment(in)}
-	if MetricsServerWanted(in) {
+	if MetricsServerWanted(in) && in.Established {
 		objects = append(objects, MetricsServerDeployment(in))
 	}
 	return objects

@@ -28,7 +28,7 @@ func MetricsServerDeployment(in Input) *appsv1.Deployment {
 		Ports:     []corev1.ContainerPort{{Name: "https", ContainerPort: MetricsServerPort, Protocol: corev1.ProtocolTCP}},
 		Resources: resources(in.Class.MetricsServer.ComponentSpec, "20m", "64Mi"),
 	}
-	probes(&container, https("/readyz", MetricsServerPort), https("/livez", MetricsServerPort), 10)
+	probes(&container, https("/livez", MetricsServerPort), https("/readyz", MetricsServerPort), https("/livez", MetricsServerPort), 10)
 	template := in.podTemplate(MetricsServer, container,
 		secretFile(certificates.MetricsServerKubeconfig, tenancy.KubeconfigKey, "kubeconfig"),
 		pair(certificates.MetricsServerServing, "serving"),

@@ -114,11 +114,13 @@ func DisruptionBudget(in Input, component string) *policyv1.PodDisruptionBudget 
 	}
 }
 
-// probes sets all three kinds of probe to the handlers given. While a component
-// starts, a look per second costs little and saves the tenant time; afterwards
-// failing twice in a row takes it out of its Service, and six times restarts it.
-func probes(container *corev1.Container, ready, alive corev1.ProbeHandler, readyEvery int32) {
-	container.StartupProbe = &corev1.Probe{ProbeHandler: ready, PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 180}
+// probes sets all three kinds of probe. While a component starts, a look per second
+// costs little and saves the tenant time; it is given up after that second, because
+// a server that has opened its port but does not answer yet would hold up the next
+// look. Afterwards failing twice in a row takes a pod out of its Service, and six
+// times restarts it.
+func probes(container *corev1.Container, start, ready, alive corev1.ProbeHandler, readyEvery int32) {
+	container.StartupProbe = &corev1.Probe{ProbeHandler: start, PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 180}
 	container.ReadinessProbe = &corev1.Probe{ProbeHandler: ready, PeriodSeconds: readyEvery, TimeoutSeconds: 5, FailureThreshold: 2}
 	container.LivenessProbe = &corev1.Probe{ProbeHandler: alive, PeriodSeconds: 10, TimeoutSeconds: 5, FailureThreshold: 6}
 }
