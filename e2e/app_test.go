@@ -163,7 +163,7 @@ func execTTY(t *testing.T, tn *tenant) {
 }
 
 func attach(t *testing.T, tn *tenant) {
-	tn.kubectl(t, "run", "cat", "--image=docker.io/library/busybox:1.37", "--restart=Never", "--stdin", "--", "sh", "-c", "read line; echo attached-$line")
+	tn.apply(t, "attach.yaml")
 	tn.kubectl(t, "wait", "--for=jsonpath={.status.phase}=Running", "pod/cat", "--timeout=1m")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
