@@ -136,7 +136,7 @@ func until(watcher watch.Interface, vc *v1alpha1.VirtualCluster, done func(watch
 		if done(event, seen) {
 			return nil
 		}
-		waits = "it waits for " + phase.WaitsFor(seen)
+		waits = "it waits " + phase.Waits(seen)
 	}
 	return errors.New("the watch ended; " + waits)
 }

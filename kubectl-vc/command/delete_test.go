@@ -25,7 +25,7 @@ func TestDelete(t *testing.T) {
 	if err := shared.Client.Get(t.Context(), client.ObjectKeyFromObject(vc), vc); !apierrors.IsNotFound(err) {
 		t.Errorf("still there: %v", err)
 	}
-	mustFail(t, u.run(t.Context(), "delete", "demo"), `no virtual cluster "demo"`)
+	mustFail(t, u.run(t.Context(), "delete", "demo"), `virtual cluster "demo" not found`)
 }
 
 // held is a virtual cluster that stays until its finalizer is taken off.

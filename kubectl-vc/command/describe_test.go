@@ -84,5 +84,5 @@ func TestDescribe(t *testing.T) {
 	if strings.Contains(r.out, other.Message) {
 		t.Error("shows the events of another")
 	}
-	mustFail(t, u.run(t.Context(), "describe", "none"), `no virtual cluster "none"`)
+	mustFail(t, u.run(t.Context(), "describe", "none"), `virtual cluster "none" not found`)
 }

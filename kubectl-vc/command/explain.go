@@ -97,7 +97,7 @@ func (s *super) explainFor(err error, name string) error {
 	case apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Kind == "namespaces":
 		return fmt.Errorf("namespace %s does not exist: make it with `kubectl create namespace %[1]s`, or choose another with -n", s.namespace)
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("there is no virtual cluster %q in namespace %s: `kubectl vc list -A` shows all, -n chooses the namespace", name, s.namespace)
+		return fmt.Errorf("virtual cluster %q not found in namespace %s: `kubectl vc list -A` shows all, -n chooses the namespace", name, s.namespace)
 	case apierrors.IsAlreadyExists(err):
 		return fmt.Errorf("virtual cluster %q exists already in namespace %s: `kubectl vc describe %[1]s -n %[2]s` shows it", name, s.namespace)
 	}

@@ -84,7 +84,7 @@ func TestKubeconfigOfOneThatIsNotReady(t *testing.T) {
 	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "demo is not Ready", "EtcdReady (PodPending: no node has room)")
 	u.setConditions(t, vc, phase.Order)
 	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "Secret "+vc.Status.ControlPlaneNamespace+"/admin-kubeconfig is not there")
-	mustFail(t, u.run(t.Context(), "kubeconfig", "other"), `no virtual cluster "other"`, "kubectl vc list -A")
+	mustFail(t, u.run(t.Context(), "kubeconfig", "other"), `virtual cluster "other" not found`, "kubectl vc list -A")
 
 	vc.Finalizers = []string{"example.dev/keep"}
 	if err := shared.Client.Update(t.Context(), vc); err != nil {
