@@ -26,6 +26,13 @@ after an up that failed half way. bin/ stays.`,
 			if err := host.Supported(); err != nil {
 				return err
 			}
+			if abandoned, err := host.Abandoned(); err != nil {
+				return err
+			} else if !abandoned {
+				if err := host.CheckOwner(l.Root); err != nil {
+					return err
+				}
+			}
 			lock, err := lockTree(l)
 			if err != nil {
 				return err

@@ -79,7 +79,7 @@ func up(ctx context.Context, l layout.Layout, withPlatform bool, out io.Writer) 
 		return err
 	}
 	defer lock.Close()
-	r := &upRun{layout: l, manager: manager(l), sysctls: sysctls(l)}
+	r := &upRun{layout: l, manager: manager(l), sysctls: sysctls()}
 	phases := []phase{
 		{"preflight", r.preflight},
 		{"packages", func(ctx context.Context, _ func(string, ...any)) error { return installDebs(ctx, l) }},
@@ -118,12 +118,13 @@ func manager(l layout.Layout) process.Manager {
 	return process.Manager{Dir: l.Services(), Program: l.LocalProgram()}
 }
 
-func sysctls(l layout.Layout) host.Sysctls {
-	return host.Sysctls{File: l.SysctlFile(), Dir: "/proc/sys"}
-}
+func sysctls() host.Sysctls { return host.Sysctls{File: layout.SysctlFile(), Dir: "/proc/sys"} }
 
 func (r *upRun) preflight(ctx context.Context, _ func(string, ...any)) error {
 	if err := host.Supported(); err != nil {
+		return err
+	}
+	if err := host.CheckOwner(r.layout.Root); err != nil {
 		return err
 	}
 	settings, err := chooseSettings(r.layout, os.Getenv)
@@ -138,10 +139,10 @@ func (r *upRun) preflight(ctx context.Context, _ func(string, ...any)) error {
 	if clash != "" {
 		return errors.New(clash)
 	}
-	if err := host.Claim(r.layout.Root); err != nil {
+	if err := host.Check(r.layout, portsNeeded(settings, r.manager)); err != nil {
 		return err
 	}
-	if err := host.Check(r.layout, portsNeeded(settings, r.manager)); err != nil {
+	if err := host.Claim(r.layout.Root); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(r.layout.State(), 0o755); err != nil {

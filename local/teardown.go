@@ -154,7 +154,7 @@ func (t *teardown) removeCgroups(context.Context, func(string, ...any)) error {
 }
 
 func (t *teardown) restoreSysctls(context.Context, func(string, ...any)) error {
-	return sysctls(t.layout).Restore()
+	return sysctls().Restore()
 }
 
 func (t *teardown) removeFiles(context.Context, func(string, ...any)) error {
@@ -208,19 +208,26 @@ func (t *teardown) verify(ctx context.Context, _ func(string, ...any)) error {
 	return nil
 }
 
-// mountsBelow lists the mount points in dir.
+// mountsBelow lists the mount points at and below dir.
 func mountsBelow(dir string) ([]string, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
+	return mountPoints(string(data), dir), nil
+}
+
+// mountPoints reads them from the text of proc_pid_mountinfo(5), where spaces and
+// the like in paths are written as backslash and three octal digits.
+func mountPoints(mountinfo, dir string) []string {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var found []string
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(mountinfo) {
 		if fields := strings.Fields(line); len(fields) > 4 {
-			if at := fields[4]; at == dir || strings.HasPrefix(at, dir+"/") {
+			if at := unescape.Replace(fields[4]); at == dir || strings.HasPrefix(at, dir+"/") {
 				found = append(found, at)
 			}
 		}
 	}
-	return found, nil
+	return found
 }

@@ -88,36 +88,54 @@ func checkKernel() error {
 	return nil
 }
 
-// Claim takes the machine for the work tree at root, unless the cluster of another
-// one runs.
-func Claim(root string) error {
+// Owner returns the root of the work tree whose cluster runs on this machine, or
+// "" if none does.
+func Owner() (string, error) {
 	data, err := os.ReadFile(layout.OwnerFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return "", err
 	}
 	owner := strings.TrimSpace(string(data))
-	if owner != "" && owner != root && alive(layout.Layout{Root: owner}) {
-		return fmt.Errorf("the embedded super cluster of %s runs on this machine: end it first, with `make -C %s down`", owner, owner)
+	if owner == "" {
+		return "", nil
 	}
+	hierarchies, err := process.FindHierarchies()
+	if err != nil {
+		return "", err
+	}
+	running, err := hierarchies.Processes(layout.CgroupRoot)
+	if err != nil || len(running) == 0 {
+		return "", err // what a reboot left
+	}
+	return owner, nil
+}
+
+// CheckOwner tells whose cluster runs on this machine, if it is not root's, and how
+// to end it.
+func CheckOwner(root string) error {
+	owner, err := Owner()
+	if err != nil || owner == "" || owner == root {
+		return err
+	}
+	return fmt.Errorf("the embedded super cluster of %s runs on this machine: end it first, with `make -C %s down` or, if that folder is gone, with `make down` here", owner, owner)
+}
+
+// Abandoned tells whether a cluster runs on this machine whose work tree is gone.
+func Abandoned() (bool, error) {
+	owner, err := Owner()
+	if err != nil || owner == "" {
+		return false, err
+	}
+	_, err = layout.Find(owner)
+	return err != nil, nil
+}
+
+// Claim takes the machine for the work tree at root.
+func Claim(root string) error {
 	if err := os.MkdirAll(layout.RuntimeDir, 0o755); err != nil {
 		return err
 	}
 	return process.WriteFile(layout.OwnerFile(), []byte(root+"\n"), 0o644)
-}
-
-// alive tells whether any process of the cluster of a work tree runs.
-func alive(l layout.Layout) bool {
-	manager := process.Manager{Dir: l.Services()}
-	names, err := manager.Names()
-	if err != nil {
-		return false
-	}
-	for _, name := range names {
-		if state, _ := manager.State(name); state.Supervisor.Alive() || state.Child.Alive() {
-			return true
-		}
-	}
-	return false
 }
 
 // Disown gives the machine back.

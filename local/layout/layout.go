@@ -99,8 +99,9 @@ func (l Layout) SuperKubeconfig() string { return filepath.Join(l.State(), "supe
 // SettingsFile keeps the addresses that the cluster was made with.
 func (l Layout) SettingsFile() string { return filepath.Join(l.State(), "settings.json") }
 
-// SysctlFile keeps the kernel settings as they were before the first Up.
-func (l Layout) SysctlFile() string { return filepath.Join(l.State(), "sysctl.json") }
+// SysctlFile keeps the kernel settings as they were before the first Up. Like what
+// it undoes it belongs to the machine: it must outlive a deleted work tree.
+func SysctlFile() string { return filepath.Join(RuntimeDir, "sysctl.json") }
 
 // OwnerFile holds the root of the work tree whose cluster runs on this machine.
 func OwnerFile() string { return filepath.Join(RuntimeDir, "owner") }

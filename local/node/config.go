@@ -30,7 +30,6 @@ type values struct {
 	Bin, CNI, Config string
 	CgroupRoot       string
 	KubeletCgroup    string
-	ContainerdCgroup string
 	ShimCgroup       string
 	Sandbox          string
 	RestrictOOM      bool
@@ -53,20 +52,19 @@ const SandboxImage = "registry.k8s.io/pause:3.10.1"
 
 func (n Node) values() values {
 	return values{
-		Node:             n.Node,
-		PodCIDR:          n.settings.PodCIDR.String(),
-		DNS:              n.settings.DNSServiceIP().String(),
-		Domain:           layout.ClusterDomain,
-		Bin:              layout.NodeBin,
-		CNI:              layout.NodeCNI,
-		Config:           layout.NodeConfig,
-		CgroupRoot:       "/" + n.podCgroup(),
-		KubeletCgroup:    "/" + n.serviceCgroup(kubelet),
-		ContainerdCgroup: "/" + n.serviceCgroup(containerd),
-		ShimCgroup:       "/" + n.shimCgroup(),
-		Sandbox:          SandboxImage,
-		RestrictOOM:      n.restrictOOM,
-		Registry:         n.settings.RegistryAddress(),
+		Node:          n.Node,
+		PodCIDR:       n.settings.PodCIDR.String(),
+		DNS:           n.settings.DNSServiceIP().String(),
+		Domain:        layout.ClusterDomain,
+		Bin:           layout.NodeBin,
+		CNI:           layout.NodeCNI,
+		Config:        layout.NodeConfig,
+		CgroupRoot:    "/" + n.podCgroup(),
+		KubeletCgroup: "/" + n.serviceCgroup(kubelet),
+		ShimCgroup:    "/" + n.shimCgroup(),
+		Sandbox:       SandboxImage,
+		RestrictOOM:   n.restrictOOM,
+		Registry:      n.settings.RegistryAddress(),
 	}
 }
 
