@@ -11,11 +11,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/local/layout"
 )
 
 func main() {
+	// Folders that pods' users must be able to enter are made with the mode asked for.
+	unix.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newCommand().ExecuteContext(ctx)
 	stop()

@@ -283,3 +283,19 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 		t.Errorf("%v: %s, want that it is refused", err, out)
 	}
 }
+
+func TestProgramMayOpenAsManyFilesAsAllowed(t *testing.T) {
+	m, s := newService(t, "ulimit -Sn; ulimit -Hn; exec sleep 1000")
+	ensure(t, m, s)
+	eventually(t, func() error {
+		data, err := os.ReadFile(s.Log)
+		if err != nil {
+			return err
+		}
+		limits := strings.Fields(string(data))
+		if len(limits) != 2 || limits[0] != limits[1] {
+			return fmt.Errorf("soft and hard limit: %q, want the same", limits)
+		}
+		return nil
+	})
+}

@@ -54,6 +54,9 @@ func Supervise(ctx context.Context, dir, name string) error {
 	if s.state.Supervisor, err = Identify(os.Getpid()); err != nil {
 		return err
 	}
+	if err := raiseFileLimit(); err != nil {
+		return fmt.Errorf("raising the limit of open files: %w", err)
+	}
 	if sp.Service.Cgroup != "" {
 		if s.cgroups, err = FindHierarchies(); err != nil {
 			return err
@@ -79,6 +82,22 @@ func lockFile(path string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// raiseFileLimit lets the program, and every container below it, open as many
+// files as services usually may, and not as few as a login shell.
+func raiseFileLimit() error {
+	const usual = 1 << 20 // what init systems give to container runtimes
+	err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: usual, Max: usual})
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		return err
+	}
+	have.Cur = have.Max
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &have)
 }
 
 type supervisor struct {
