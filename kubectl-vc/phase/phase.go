@@ -4,12 +4,14 @@ package phase
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
 // Order lists the conditions in the order in which they come true. Synced is not
@@ -57,10 +59,16 @@ func deletionWaits(vc *v1alpha1.VirtualCluster) string {
 		return fmt.Sprintf("for its finalizers %v", vc.Finalizers)
 	}
 	// The platform's messages begin "waiting for" and "waiting until".
-	if rest, ok := strings.CutPrefix(condition.Message, "waiting "); ok {
-		return rest
+	words, ok := strings.CutPrefix(condition.Message, "waiting ")
+	if !ok {
+		words = "for " + condition.Message
 	}
-	return "for " + condition.Message
+	// The syncer's part comes first, and it counts what is left of it.
+	if synced := meta.FindStatusCondition(vc.Status.Conditions, v1alpha1.ConditionSynced); synced != nil &&
+		synced.Reason == v1alpha1.ReasonDeleting && slices.Contains(vc.Finalizers, tenancy.FinalizerSyncer) {
+		words += " (" + synced.Message + ")"
+	}
+	return words
 }
 
 // explanation is a condition's reason and message, or those of Ready, which sums

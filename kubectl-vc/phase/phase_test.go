@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -51,16 +52,29 @@ func TestWaits(t *testing.T) {
 			cluster(yes("NamespaceReady"), no("Ready", "CertificatesNotReady", "issuing certificates")),
 			"for CertificatesReady (CertificatesNotReady: issuing certificates)",
 		},
-		"no message":           {cluster(no("NamespaceReady", "ClassNotFound", "")), "for NamespaceReady (ClassNotFound)"},
-		"all but Ready":        {cluster(yes("NamespaceReady"), yes("CertificatesReady"), yes("EtcdReady"), yes("APIServerReady"), yes("ControllerManagerReady"), yes("Bootstrapped")), "for Ready"},
-		"deleting":             {deleting(no("Ready", "Deleting", "2 namespaces left")), "for 2 namespaces left"},
-		"deleting, until":      {deleting(no("Ready", "Deleting", "waiting until namespace x is gone")), "until namespace x is gone"},
+		"no message":      {cluster(no("NamespaceReady", "ClassNotFound", "")), "for NamespaceReady (ClassNotFound)"},
+		"all but Ready":   {cluster(yes("NamespaceReady"), yes("CertificatesReady"), yes("EtcdReady"), yes("APIServerReady"), yes("ControllerManagerReady"), yes("Bootstrapped")), "for Ready"},
+		"deleting":        {deleting(no("Ready", "Deleting", "2 namespaces left")), "for 2 namespaces left"},
+		"deleting, until": {deleting(no("Ready", "Deleting", "waiting until namespace x is gone")), "until namespace x is gone"},
+		"deleting, the syncer's part": {
+			withSyncer(deleting(no("Ready", "Deleting", "waiting for the syncer"), no("Synced", "Deleting", "3 namespaces are being deleted"))),
+			"for the syncer (3 namespaces are being deleted)",
+		},
+		"deleting, the syncer is done": {
+			deleting(no("Ready", "Deleting", "waiting until namespace x is gone"), no("Synced", "Deleting", "0 namespaces are being deleted")),
+			"until namespace x is gone",
+		},
 		"deleting, no message": {deleting(yes("Ready")), "for its finalizers [tenancy.bulkhead.dev/control-plane]"},
 	} {
 		if got := Waits(tc.vc); got != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}
 	}
+}
+
+func withSyncer(vc *v1alpha1.VirtualCluster) *v1alpha1.VirtualCluster {
+	vc.Finalizers = append(vc.Finalizers, tenancy.FinalizerSyncer)
+	return vc
 }
 
 func TestTimeline(t *testing.T) {
