@@ -91,10 +91,10 @@ func (hs Hierarchies) used() Hierarchies {
 	return hs
 }
 
-// Make makes the cgroup path and all above it, ready for processes and for cgroups
-// below it.
+// Make makes the cgroup path and all above it in each hierarchy, for the kubelet
+// wants its own in all of them, ready for processes and for cgroups below it.
 func (hs Hierarchies) Make(path string) error {
-	for _, h := range hs.used() {
+	for _, h := range hs {
 		if err := h.make(path); err != nil {
 			return fmt.Errorf("making cgroup %s: %w", path, err)
 		}
