@@ -57,7 +57,7 @@ func startSyncer(t *testing.T) (stop func()) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := setup(ctx, manager); err != nil {
+	if err := setup(ctx, manager, options{probeInterval: 300 * time.Millisecond}); err != nil {
 		cancel()
 		t.Fatal(err)
 	}
@@ -120,7 +120,16 @@ func newTenant(t *testing.T, i int, edit func(*tenancyv1alpha1.VirtualClusterCla
 	tn := &tenant{Tenant: of, t: t, cluster: clusters[i], client: clusters[i].Client}
 	t.Cleanup(func() {
 		ctx := context.Background()
+		// There is no kubelet that ends pods, and a namespace waits for them.
+		var pods corev1.PodList
+		_ = super.Client.List(ctx, &pods, client.MatchingLabels{tenancy.LabelTenant: string(of.UID)})
+		for i := range pods.Items {
+			_ = super.Client.Delete(ctx, &pods.Items[i], client.GracePeriodSeconds(0))
+		}
 		_ = super.Client.Delete(ctx, vc)
+		_ = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+			return apierrors.IsNotFound(super.Client.Get(ctx, client.ObjectKeyFromObject(vc), &tenancyv1alpha1.VirtualCluster{})), nil
+		})
 		_ = super.Client.Delete(ctx, namespace)
 		_ = super.Client.Delete(ctx, class)
 		live := &tenancyv1alpha1.VirtualCluster{}
@@ -267,12 +276,13 @@ func newNode(t *testing.T, name string) *corev1.Node {
 	}}}
 	must(t, super.Client.Create(t.Context(), node))
 	t.Cleanup(func() { _ = super.Client.Delete(context.Background(), node) })
+	before := node.DeepCopy()
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.1.2.3"}, {Type: corev1.NodeExternalIP, Address: "198.51.100.7"}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady"}}
 	node.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: quantity("4"), corev1.ResourceMemory: quantity("8Gi")}
 	node.Status.Allocatable = node.Status.Capacity
 	node.Status.NodeInfo.MachineID = "machine"
-	must(t, super.Client.Status().Update(t.Context(), node))
+	must(t, super.Client.Status().Patch(t.Context(), node, client.MergeFrom(before)))
 	return node
 }
 

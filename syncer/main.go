@@ -56,7 +56,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := setup(ctx, manager); err != nil {
+	if err := setup(ctx, manager, o); err != nil {
 		return err
 	}
 	if err := manager.Start(ctx); err != nil {
@@ -100,7 +100,7 @@ func newManager(o options) (ctrl.Manager, error) {
 }
 
 // setup puts the engine and the reconciler of tenants into the manager.
-func setup(ctx context.Context, mgr ctrl.Manager) error {
+func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	// Only these Secrets of the control planes are watched: the others are none of
 	// our business, and their keys should not be in this process.
 	credentials, err := cache.New(mgr.GetConfig(), cache.Options{
@@ -118,7 +118,7 @@ func setup(ctx context.Context, mgr ctrl.Manager) error {
 	reconciler := tenants.New(mgr.GetClient(), credentials, ctx)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
-		Kinds: kinds.All(), OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
+		Kinds: kinds.All(), ProbeInterval: o.probeInterval, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
 	})
 	if err != nil {
 		return err

@@ -51,25 +51,18 @@ func withClusters(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	var group sync.WaitGroup
-	all := []*testenv.Cluster{nil, nil, nil}
-	problems := make([]error, len(all))
+	// One after the other: a controller-manager gives up if its apiserver needs more
+	// than ten seconds, as it may on a machine that starts three at once.
+	var all [3]*testenv.Cluster
 	for i := range all {
-		group.Go(func() {
-			at := filepath.Join(dir, fmt.Sprint(i))
-			if problems[i] = os.Mkdir(at, 0o700); problems[i] != nil {
-				return
-			}
-			options := testenv.Options{ControllerManager: true, CRDs: i == 0, ServiceCIDR: "10.96.0.0/16"}
-			all[i], problems[i] = testenv.Start(ctx, at, options)
-		})
-	}
-	group.Wait()
-	for i, cluster := range all {
-		if problems[i] != nil {
-			return 0, problems[i]
+		at := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return 0, err
 		}
-		defer cluster.Stop()
+		if all[i], err = testenv.Start(ctx, at, testenv.Options{ControllerManager: true, CRDs: i == 0}); err != nil {
+			return 0, err
+		}
+		defer all[i].Stop()
 	}
 	super, clusters[0], clusters[1] = all[0], all[1], all[2]
 	if superConfig, err = grant(ctx, super, "bulkhead-test:syncer", append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,6 +35,9 @@ type Options struct {
 	Live client.Reader
 	// Kinds that are carried.
 	Kinds []Kind
+	// ProbeInterval is how often each tenant's apiserver is asked whether it is
+	// there; 10 seconds if 0.
+	ProbeInterval time.Duration
 	// OnState is told when the state of a tenant has changed. It must not block.
 	OnState func(tenancy.Tenant)
 	Log     logr.Logger
@@ -47,6 +51,7 @@ type Engine struct {
 	cache   cache.Cache
 	live    client.Reader
 	kinds   map[string]Kind
+	probe   time.Duration
 	onState func(tenancy.Tenant)
 	log     logr.Logger
 
@@ -60,7 +65,10 @@ func New(ctx context.Context, options Options) (*Engine, error) {
 	e := &Engine{
 		scheme: options.Scheme, config: rest.CopyConfig(options.Config), http: options.HTTPClient,
 		cache: options.Cache, live: options.Live, kinds: map[string]Kind{}, onState: options.OnState, log: options.Log,
-		links: map[types.UID]*Link{},
+		links: map[types.UID]*Link{}, probe: options.ProbeInterval,
+	}
+	if e.probe == 0 {
+		e.probe = probeInterval
 	}
 	e.config.UserAgent = userAgent
 	if e.onState == nil {

@@ -22,7 +22,7 @@ const (
 	downWorkers, upWorkers = 8, 4
 	// reconcileTimeout bounds the handling of one key.
 	reconcileTimeout = time.Minute
-	// probeInterval is how often a tenant's apiserver is asked whether it is there.
+	// probeInterval is the default of Options.ProbeInterval.
 	probeInterval, probeTimeout = 10 * time.Second, 5 * time.Second
 )
 
@@ -264,7 +264,7 @@ func (l *Link) LookAgain(namespace string) {
 // probe keeps the link's state. A tenant that does not answer keeps its link: the
 // caches go on trying, and nothing is derived from their silence.
 func (l *Link) probe(ctx context.Context, filled func() bool) {
-	tick := time.NewTicker(probeInterval)
+	tick := time.NewTicker(l.engine.probe)
 	defer tick.Stop()
 	failures := 0
 	for {
