@@ -1,0 +1,284 @@
+package tenantcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
+	"github.com/bulkhead-dev/bulkhead/internal/pki"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/bootstrap"
+)
+
+// tenant is a real tenant's cluster that the tests share.
+var (
+	tenant  *testenv.Cluster
+	options = testenv.Options{ControllerManager: true}
+)
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "tenantcluster-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if tenant, err = testenv.Start(context.Background(), dir, options); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer tenant.Stop()
+	return m.Run()
+}
+
+// address is where the tenant's apiserver listens.
+func address(t *testing.T) netip.AddrPort {
+	t.Helper()
+	address, err := netip.ParseAddrPort(strings.TrimPrefix(tenant.Config.Host, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// target reaches the tenant's apiserver under a name that no DNS knows.
+func target(t *testing.T) Target {
+	t.Helper()
+	pair, err := tenant.CA.Issue(pki.Leaf{CommonName: "vc-manager", Organizations: []string{"system:masters"}, Usage: pki.Client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := kubeconfig.Encode(kubeconfig.Config{
+		Name: "demo", Server: "https://kubernetes.default.svc:6443", CA: tenant.CA.Cert, User: "vc-manager", Client: pair,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Target{Kubeconfig: config, Address: address(t), External: "localhost"}
+}
+
+// watching is a Watcher with one tenant; told counts its notifications.
+type watching struct {
+	*Watcher
+	told chan types.NamespacedName
+}
+
+const uid = types.UID("tenant-uid")
+
+var cluster = types.NamespacedName{Namespace: "team", Name: "demo"}
+
+func watch(t *testing.T, dialer Dialer, target Target) *watching {
+	t.Helper()
+	told := make(chan types.NamespacedName, 1000)
+	w := &watching{told: told, Watcher: NewWatcher(dialer, func(cluster types.NamespacedName) { told <- cluster })}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil { // returns when all goroutines have
+			t.Error(err)
+		}
+		if err := w.Watch("late", cluster, target); err == nil {
+			t.Error("a watcher that has ended watches a new tenant")
+		}
+	})
+	if err := w.Watch(uid, cluster, target); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// sees waits until an observation satisfies want.
+func (w *watching) sees(t *testing.T, want func(Observation) bool) Observation {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var seen Observation
+	err := wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(context.Context) (bool, error) {
+		var ok bool
+		seen, ok = w.Observation(uid)
+		return ok && want(seen), nil
+	})
+	if err != nil {
+		t.Fatalf("%v; last seen: %+v", err, seen)
+	}
+	return seen
+}
+
+func TestTheWholeWay(t *testing.T) {
+	target := target(t)
+	target.Bootstrap = bootstrap.Input{MetricsServer: netip.MustParseAddr("10.77.0.9"), ClusterCA: string(tenant.CA.Cert)}
+	w := watch(t, new(net.Dialer), target)
+	seen := w.sees(t, Observation.healthy)
+	if !strings.HasPrefix(seen.Version, "v1.") {
+		t.Errorf("version %q", seen.Version)
+	}
+	if told := <-w.told; told != cluster {
+		t.Errorf("told of %s", told)
+	}
+	for _, object := range bootstrap.Objects(target.Bootstrap) {
+		if err := tenant.Client.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// A class without metrics-server takes it away again.
+	target.Bootstrap.MetricsServer = netip.Addr{}
+	if err := w.Watch(uid, cluster, target); err != nil {
+		t.Fatal(err)
+	}
+	w.sees(t, Observation.healthy)
+	apiService := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService"}}
+	if err := tenant.Client.Get(t.Context(), client.ObjectKey{Name: "v1beta1.metrics.k8s.io"}, apiService); !apierrors.IsNotFound(err) {
+		t.Errorf("the APIService is left: %v", err)
+	}
+	slice := &discoveryv1.EndpointSlice{}
+	if err := tenant.Client.Get(t.Context(), client.ObjectKey{Namespace: "kube-system", Name: "metrics-server"}, slice); !apierrors.IsNotFound(err) {
+		t.Errorf("the EndpointSlice is left: %v", err)
+	}
+}
+
+func TestWhatTheTenantChangedIsSetBack(t *testing.T) {
+	w := watch(t, new(net.Dialer), target(t))
+	w.sees(t, Observation.healthy)
+	role := &rbacv1.ClusterRole{}
+	key := client.ObjectKey{Name: tenancy.UserSyncer}
+	if err := tenant.Client.Get(t.Context(), key, role); err != nil {
+		t.Fatal(err)
+	}
+	want := len(role.Rules)
+	role.Rules = nil
+	if err := tenant.Client.Update(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+	again := watch(t, new(net.Dialer), target(t))
+	again.sees(t, Observation.healthy)
+	if err := tenant.Client.Get(t.Context(), key, role); err != nil || len(role.Rules) != want {
+		t.Errorf("%d rules, want %d (%v)", len(role.Rules), want, err)
+	}
+}
+
+func TestAnAPIServerThatDiesAndComesBack(t *testing.T) {
+	w := watch(t, new(net.Dialer), target(t))
+	w.sees(t, Observation.healthy)
+	tenant.KillAPIServer()
+	w.Look(uid)
+	w.sees(t, func(o Observation) bool { return o.Read != nil })
+	if err := tenant.StartAPIServer(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	w.sees(t, Observation.healthy)
+	if len(w.told) < 3 {
+		t.Errorf("told %d times, want of each of 3 changes", len(w.told))
+	}
+}
+
+func TestTheServerIsVerified(t *testing.T) {
+	other, err := pki.NewCA("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := other.Issue(pki.Leaf{CommonName: "vc-manager", Usage: pki.Client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(c kubeconfig.Config) []byte {
+		c.Name, c.User, c.Client = "demo", "vc-manager", pair
+		config, err := kubeconfig.Encode(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return config
+	}
+	for name, config := range map[string][]byte{
+		"signed by another":       encode(kubeconfig.Config{Server: "https://kubernetes.default.svc:6443", CA: other.Cert}),
+		"for another host":        encode(kubeconfig.Config{Server: "https://kube-apiserver.another.svc:6443", CA: tenant.CA.Cert}),
+		"of a user without right": encode(kubeconfig.Config{Server: "https://kubernetes.default.svc:6443", CA: tenant.CA.Cert}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := watch(t, new(net.Dialer), Target{Kubeconfig: config, Address: address(t)})
+			if seen := w.sees(t, func(Observation) bool { return true }); seen.Read == nil {
+				t.Errorf("it was read through: %+v", seen)
+			}
+		})
+	}
+}
+
+func TestACertificateThatDoesNotYetCoverTheEndpoint(t *testing.T) {
+	target := target(t)
+	target.External = "demo.example.org"
+	w := watch(t, new(net.Dialer), target)
+	seen := w.sees(t, func(o Observation) bool { return o.Read == nil })
+	if seen.External == nil || !strings.Contains(seen.External.Error(), "demo.example.org") {
+		t.Errorf("%+v", seen)
+	}
+}
+
+// silent accepts connections and never answers, as an apiserver that a hostile
+// tenant has brought to its knees.
+func silent(t *testing.T) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	return listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestASlowTenantHoldsUpNobodyElse(t *testing.T) {
+	slow := target(t)
+	slow.Address = silent(t)
+	w := watch(t, new(net.Dialer), slow)
+	other := types.NamespacedName{Namespace: "team", Name: "other"}
+	if err := w.Watch("other-uid", other, target(t)); err != nil {
+		t.Fatal(err)
+	}
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		seen, ok := w.Observation("other-uid")
+		return ok && seen.healthy(), nil
+	})
+	if err != nil {
+		t.Errorf("the other is not healthy: %v", err)
+	}
+	seen := w.sees(t, func(o Observation) bool { return o.Read != nil })
+	if !errors.Is(seen.Read, context.DeadlineExceeded) && !strings.Contains(seen.Read.Error(), "imeout") {
+		t.Errorf("a silent server: %v", seen.Read)
+	}
+}
+
+func TestForget(t *testing.T) {
+	w := watch(t, new(net.Dialer), target(t))
+	w.sees(t, Observation.healthy)
+	w.Forget(uid)
+	if _, ok := w.Observation(uid); ok {
+		t.Error("a forgotten tenant is still observed")
+	}
+	w.Look(uid) // of no effect
+}
+
+func TestABadKubeconfigIsRefused(t *testing.T) {
+	w := NewWatcher(new(net.Dialer), func(types.NamespacedName) {})
+	if err := w.Watch(uid, cluster, Target{Kubeconfig: []byte("users: [{user: {exec: {command: sh}}}]")}); err == nil {
+		t.Error("no error")
+	}
+}
