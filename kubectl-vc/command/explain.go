@@ -20,6 +20,18 @@ import (
 
 var errNoCluster = errors.New("no super cluster is chosen: set KUBECONFIG, or give --kubeconfig, to the kubeconfig of the super cluster")
 
+// NotInstalledError says that a cluster lacks Bulkhead's kinds.
+type NotInstalledError struct {
+	// Server is the URL of the cluster's apiserver.
+	Server string
+}
+
+func (e *NotInstalledError) Error() string {
+	return fmt.Sprintf("Bulkhead is not installed in this cluster: %s has no %s; install it with "+
+		"`helm install bulkhead charts/bulkhead -n bulkhead-system --create-namespace --wait`, "+
+		"or choose another cluster with --context or --kubeconfig", e.Server, tenancyv1alpha1.GroupVersion)
+}
+
 // explain turns an error of the super cluster into one that says what to do. server
 // is its URL, or "".
 func explain(err error, server string) error {
@@ -30,7 +42,7 @@ func explain(err error, server string) error {
 	case clientcmd.IsEmptyConfig(err):
 		return errNoCluster
 	case missingCRD(err):
-		return fmt.Errorf("Bulkhead is not installed in this cluster: %s has no %s; install it with `helm install bulkhead charts/bulkhead -n bulkhead-system --create-namespace --wait`, or choose another cluster with --context or --kubeconfig", server, tenancyv1alpha1.GroupVersion)
+		return &NotInstalledError{Server: server}
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the super cluster %s does not know you: log in again, or choose another user with --context", server)
 	case apierrors.IsForbidden(err):

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func newKubeconfig(e *environment) *cobra.Command {
 
 func (e *environment) kubeconfig(ctx context.Context, name string, o kubeconfigOptions) error {
 	if o.name != "" && !o.merge {
-		return fmt.Errorf("--name goes with --merge")
+		return errors.New("--name goes with --merge")
 	}
 	s, err := e.connect()
 	if err != nil {
@@ -106,13 +107,13 @@ func (s *super) adminKubeconfig(ctx context.Context, name string) ([]byte, error
 	secret := &corev1.Secret{}
 	switch err := s.Get(ctx, key, secret); {
 	case apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("virtual cluster %s is Ready, but its Secret %s is not there: vc-manager will make it anew; try again", name, key)
+		return nil, fmt.Errorf("virtual cluster %s is Ready, but its secret %s is not there: vc-manager will make it anew; try again", name, key)
 	case err != nil:
-		return nil, fmt.Errorf("reading Secret %s: %w", key, explain(err, s.server))
+		return nil, fmt.Errorf("reading secret %s: %w", key, explain(err, s.server))
 	}
 	content := secret.Data[tenancy.KubeconfigKey]
 	if _, err := kubeconfig.RESTConfig(content); err != nil {
-		return nil, fmt.Errorf("Secret %s of virtual cluster %s/%s: %w", key, vc.Namespace, name, err)
+		return nil, fmt.Errorf("secret %s of virtual cluster %s/%s: %w", key, vc.Namespace, name, err)
 	}
 	return content, nil
 }

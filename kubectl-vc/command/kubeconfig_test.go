@@ -83,7 +83,7 @@ func TestKubeconfigOfOneThatIsNotReady(t *testing.T) {
 		metav1.Condition{Type: v1alpha1.ConditionEtcdReady, Status: metav1.ConditionFalse, Reason: "PodPending", Message: "no node has room"})
 	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "demo is not Ready", "EtcdReady (PodPending: no node has room)")
 	u.setConditions(t, vc, phase.Order)
-	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "Secret "+vc.Status.ControlPlaneNamespace+"/admin-kubeconfig is not there")
+	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "secret "+vc.Status.ControlPlaneNamespace+"/admin-kubeconfig is not there")
 	mustFail(t, u.run(t.Context(), "kubeconfig", "other"), `virtual cluster "other" not found`, "kubectl vc list -A")
 
 	vc.Finalizers = []string{"example.dev/keep"}
