@@ -288,12 +288,16 @@ func (r *upRun) nodes(ctx context.Context, step func(string, ...any)) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return node.AwaitReady(ctx, r.client, r.settings.NodeList(), step)
+	return node.AwaitReady(ctx, r.client, r.manager, r.settings.NodeList(), step)
 }
 
 func (r *upRun) addons(ctx context.Context, step func(string, ...any)) error {
 	if err := addon.Apply(ctx, r.client, r.settings); err != nil {
 		return err
 	}
-	return addon.Await(ctx, r.client, step)
+	if err := addon.Await(ctx, r.client, step); err != nil {
+		return err
+	}
+	step("cluster DNS")
+	return addon.AwaitDNS(ctx, r.settings)
 }

@@ -12,32 +12,35 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/local/layout"
+	"github.com/bulkhead-dev/bulkhead/local/process"
+	"github.com/bulkhead-dev/bulkhead/local/progress"
 )
 
 // registerTimeout is how long a node may take to be Ready once its programs run.
 const registerTimeout = 90 * time.Second
 
-// stale is the age from which on a kubelet's word does not count.
-const stale = 15 * time.Second
-
-// AwaitReady waits until each node is Ready in the cluster, and records in it the
-// pod network that the node has.
-func AwaitReady(ctx context.Context, c client.Client, nodes []layout.Node, step func(string, ...any)) error {
+// AwaitReady waits until each node is Ready in the cluster, in the words of the
+// kubelet that runs now, and records in it the pod network that the node has.
+func AwaitReady(ctx context.Context, c client.Client, m process.Manager, nodes []layout.Node, step func(string, ...any)) error {
 	for _, n := range nodes {
 		step("waiting for %s to be Ready", n.Name)
+		state, log := m.State(n.Name + "-" + kubelet)
 		var problem error
 		err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, registerTimeout, true, func(ctx context.Context) (bool, error) {
-			problem = ready(ctx, c, n)
-			return problem == nil, nil
+			err := ready(ctx, c, n, state.Started)
+			if ctx.Err() == nil { // the end of the wait explains nothing
+				problem = err
+			}
+			return err == nil, nil
 		})
 		if err != nil {
-			return fmt.Errorf("node %s is not Ready: %w", n.Name, errors.Join(problem, err))
+			return &progress.LogError{Err: fmt.Errorf("node %s is not Ready: %w", n.Name, errors.Join(problem, err)), Log: log}
 		}
 	}
 	return nil
 }
 
-func ready(ctx context.Context, c client.Client, n layout.Node) error {
+func ready(ctx context.Context, c client.Client, n layout.Node, since time.Time) error {
 	var have corev1.Node
 	if err := c.Get(ctx, client.ObjectKey{Name: n.Name}, &have); err != nil {
 		return err
@@ -57,28 +60,25 @@ func ready(ctx context.Context, c client.Client, n layout.Node) error {
 		if condition.Status != corev1.ConditionTrue {
 			return fmt.Errorf("%s: %s", condition.Reason, condition.Message)
 		}
-		// A kubelet reports its status when it starts and then seldom, but renews
-		// its lease every 10 s, beginning up to 10 s after its first start.
-		if time.Since(condition.LastHeartbeatTime.Time) < stale {
-			return nil
+		// What a former kubelet said last does not count. A kubelet reports its status
+		// when it starts and then seldom, but renews its lease every 10 s, beginning
+		// up to 10 s after its first start. Status times are in whole seconds.
+		if condition.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
+			return renewed(ctx, c, n, since)
 		}
-		return fresh(ctx, c, n)
+		return nil
 	}
 	return errors.New("it has not reported yet")
 }
 
-// fresh tells whether the kubelet has renewed its lease lately: what its node's
-// status says may be the last word of one that is gone.
-func fresh(ctx context.Context, c client.Client, n layout.Node) error {
+// renewed tells whether the kubelet has renewed its lease since a time.
+func renewed(ctx context.Context, c client.Client, n layout.Node, since time.Time) error {
 	var lease coordinationv1.Lease
 	if err := c.Get(ctx, client.ObjectKey{Namespace: corev1.NamespaceNodeLease, Name: n.Name}, &lease); err != nil {
 		return err
 	}
-	if lease.Spec.RenewTime == nil {
-		return errors.New("its lease has never been renewed")
-	}
-	if age := time.Since(lease.Spec.RenewTime.Time); age > stale {
-		return fmt.Errorf("no word from the kubelet for %s", age.Round(time.Second))
+	if lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(since) {
+		return errors.New("the kubelet that was started has not reported yet")
 	}
 	return nil
 }
