@@ -56,7 +56,7 @@ func translateResponse(response *http.Response, pod pods.Pod) error {
 		if !ok {
 			return fmt.Errorf("the kubelet's upgraded connection is a %T, which cannot be written to", response.Body)
 		}
-		response.Body = endsWithClient{body}
+		response.Body = &upgraded{ReadWriteCloser: body}
 		return nil
 	case code >= 300 && code < 400:
 		return errRedirect
@@ -68,10 +68,29 @@ func translateResponse(response *http.Response, pod pods.Pod) error {
 	return nil
 }
 
-// endsWithClient hides that the connection can be closed one way only: no protocol
-// spoken here uses that, and so the session ends, and its place is free, once the
-// client has gone, whatever the kubelet does.
-type endsWithClient struct{ io.ReadWriteCloser }
+// upgraded is the kubelet's side of an upgraded connection. It sets right when the
+// session is over, which httputil.ReverseProxy takes to be when both directions
+// have ended, or one has failed:
+//
+// It hides that the connection can be closed one way only, which no protocol spoken
+// here uses. So the session is over, and its place free, once the client has gone,
+// whatever the kubelet does.
+//
+// And a write that fails is no failure. It means that the kubelet has ended the
+// session; what it said last, a command's output and exit code, may still be on
+// its way and must reach the client.
+type upgraded struct {
+	io.ReadWriteCloser
+	ended bool // used by the one goroutine that writes
+}
+
+func (u *upgraded) Write(data []byte) (int, error) {
+	if !u.ended {
+		_, err := u.ReadWriteCloser.Write(data)
+		u.ended = err != nil
+	}
+	return len(data), nil
+}
 
 // translateError puts the tenant's names into the kubelet's error text.
 func translateError(response *http.Response, pod pods.Pod) error {
