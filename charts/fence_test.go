@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,14 +26,16 @@ import (
 // probeNamespace is one that no component may ever write to.
 const probeNamespace = "kube-public"
 
+const levelLabel = "pod-security.kubernetes.io/enforce"
+
 // What vc-manager and syncer may write, seen by an API server with the chart's roles
 // and policies: what is marked as theirs and nothing else, whatever RBAC would allow.
 func TestComponentsAreFencedIn(t *testing.T) {
 	cluster := testenv.New(t, testenv.Options{ControllerManager: true})
 	installOn(t, cluster)
 	namespaces := map[string]map[string]string{
-		"marked-vc-manager": {tenancy.LabelManagedBy: tenancy.ManagedByManager},
-		"marked-syncer":     {tenancy.LabelManagedBy: tenancy.ManagedBySyncer},
+		"marked-vc-manager": {tenancy.LabelManagedBy: tenancy.ManagedByManager, levelLabel: "restricted"},
+		"marked-syncer":     {tenancy.LabelManagedBy: tenancy.ManagedBySyncer, levelLabel: "baseline"},
 		"foreign":           nil,
 	}
 	for name, labels := range namespaces {
@@ -59,19 +62,30 @@ func TestComponentsAreFencedIn(t *testing.T) {
 				// Nor may a component take a namespace over, or give its own away.
 				grab := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"`+tenancy.LabelManagedBy+`":"`+other(component)+`"}}}`))
 				checkAllowed(t, "relabelling", namespace, as.Patch(t.Context(), namespace, grab), false)
+				loosen := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"`+levelLabel+`":null}}}`))
+				checkAllowed(t, "loosening", namespace, as.Patch(t.Context(), namespace, loosen), false)
 				checkAllowed(t, "deleting", namespace, as.Delete(t.Context(), namespace, client.DryRunAll), name == own)
 			})
 		}
 		unmarked := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "new-of-" + component}}
 		checkAllowed(t, "creating", unmarked, as.Create(t.Context(), unmarked), false)
-		marked := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "new-of-" + component, Labels: map[string]string{tenancy.LabelManagedBy: component}}}
+		unrestricted := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "new-of-" + component, Labels: map[string]string{tenancy.LabelManagedBy: component}}}
+		checkAllowed(t, "creating", unrestricted, as.Create(t.Context(), unrestricted), false)
+		marked := unrestricted.DeepCopy()
+		marked.Labels[levelLabel] = "restricted"
 		checkAllowed(t, "creating", marked, as.Create(t.Context(), marked), true)
 		// At once, before anybody's cache of namespaces can know it.
 		first := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: marked.Name, Name: "first"}}
 		checkAllowed(t, "creating", first, as.Create(t.Context(), first), true)
 	}
 
+	// Control planes are never more than restricted.
+	privileged := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "privileged", Labels: map[string]string{
+		tenancy.LabelManagedBy: tenancy.ManagedByManager, levelLabel: "privileged",
+	}}}
 	manager := impersonate(t, cluster, tenancy.ManagedByManager)
+	checkAllowed(t, "creating", privileged, manager.Create(t.Context(), privileged), false)
+
 	authority := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "vn-agent-serving-ca"}}
 	checkAllowed(t, "creating", authority, manager.Create(t.Context(), authority), true)
 	another := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "another"}}
@@ -81,6 +95,49 @@ func TestComponentsAreFencedIn(t *testing.T) {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "bulkhead-vc-manager"},
 	}
 	checkAllowed(t, "creating", takeover, manager.Create(t.Context(), takeover), false)
+}
+
+// open are the kinds that may be written outside of the fence, because RBAC or the
+// API server itself says which of them: our own, requests for certificates of our one
+// signer, reviews that change nothing, and events about our own kinds.
+var open = map[string]bool{
+	"virtualclusters": true, "virtualclusters/status": true, "virtualclusters/finalizers": true,
+	"certificatesigningrequests/approval": true, "certificatesigningrequests/status": true, "signers": true,
+	"tokenreviews": true, "subjectaccessreviews": true, "events": true,
+}
+
+// Whatever else a component may write everywhere is behind its fence.
+func TestFenceIsWhole(t *testing.T) {
+	fences := map[string]map[string]bool{}
+	for _, object := range objects(t, mustTemplate(t, nil)) {
+		if object.GetKind() != "ValidatingAdmissionPolicy" {
+			continue
+		}
+		policy := typed[admissionregistrationv1.ValidatingAdmissionPolicy](t, object)
+		fenced := map[string]bool{}
+		for _, rule := range policy.Spec.MatchConstraints.ResourceRules {
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					fenced[resource+"."+group] = true
+				}
+			}
+		}
+		fences[policy.Labels["app.kubernetes.io/name"]] = fenced
+	}
+	for _, component := range []string{tenancy.ManagedByManager, tenancy.ManagedBySyncer} {
+		for _, rule := range fromCode[component].ClusterRules {
+			if !slices.ContainsFunc(rule.Verbs, func(verb string) bool { return !slices.Contains([]string{"get", "list", "watch"}, verb) }) {
+				continue
+			}
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					if !open[resource] && !fences[component][resource+"."+group] {
+						t.Errorf("%s may write %s.%s everywhere, and its policy does not say where", component, resource, group)
+					}
+				}
+			}
+		}
+	}
 }
 
 func other(component string) string {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -36,6 +37,7 @@ func (e *NotInstalledError) Error() string {
 // is its URL, or "".
 func explain(err error, server string) error {
 	var network net.Error
+	var unverified *tls.CertificateVerificationError
 	switch {
 	case err == nil:
 		return nil
@@ -51,6 +53,8 @@ func explain(err error, server string) error {
 		return invalid(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &unverified):
+		return fmt.Errorf("the super cluster %s is not the one your kubeconfig knows: its certificate cannot be verified: %w", server, unverified.Err)
 	case utilnet.IsConnectionRefused(err), errors.As(err, &network):
 		return fmt.Errorf("the super cluster %s does not answer: %w", server, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/bulkhead-dev/bulkhead/internal/pki"
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
@@ -87,6 +88,27 @@ func TestNoCluster(t *testing.T) {
 
 	file := writeKubeconfig(t, []byte(strings.Replace(string(shared.Kubeconfig), shared.Config.Host, "https://127.0.0.1:1", 1)))
 	mustFail(t, user{kubeconfig: file, namespace: "default"}.run(t.Context(), "list"), "https://127.0.0.1:1 does not answer")
+}
+
+// A server that is not the one the kubeconfig was made for.
+func TestForeignCluster(t *testing.T) {
+	ca, err := pki.NewCA("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.Load(shared.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range config.Clusters {
+		info.CertificateAuthorityData = ca.Cert
+	}
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := user{kubeconfig: writeKubeconfig(t, content), namespace: "default"}
+	mustFail(t, u.run(t.Context(), "list"), "not the one your kubeconfig knows", "cannot be verified")
 }
 
 // Somebody whom the super cluster does not know.
