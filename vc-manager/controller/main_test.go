@@ -74,7 +74,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if manager, err = startManager(ctx); err != nil {
+	if manager, err = startManager(ctx, time.Now); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -103,7 +103,6 @@ func install(ctx context.Context) error {
 			ObjectMeta: metav1.ObjectMeta{Name: "node-1"},
 			Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}},
 		},
-		class("default"),
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "vc-manager"}, Rules: rbac.SuperRules()},
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: "vc-manager"},
@@ -130,7 +129,7 @@ func (m *runningManager) stop() {
 }
 
 // startManager runs a vc-manager with exactly the rights that package rbac lists.
-func startManager(ctx context.Context) (*runningManager, error) {
+func startManager(ctx context.Context, now func() time.Time) (*runningManager, error) {
 	limited, err := limitedConfig("vc-manager")
 	if err != nil {
 		return nil, err
@@ -156,7 +155,7 @@ func startManager(ctx context.Context) (*runningManager, error) {
 				Etcd: "etcd", APIServer: "kube-apiserver", ControllerManager: "kube-controller-manager", MetricsServer: "metrics-server",
 			},
 		},
-		NodeAgentCA: authority.Certificate, Dialer: kubelet, Now: time.Now,
+		NodeAgentCA: authority.Certificate, Dialer: kubelet, Now: now,
 	}
 	if err := r.SetupWithManager(ctx, mgr, prometheus.NewRegistry(), 4); err != nil {
 		cancel()

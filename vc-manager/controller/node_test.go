@@ -339,6 +339,30 @@ func (n *node) pause(namespace string) {
 	delete(n.only, namespace)
 }
 
+// refresh brings the running pods of a namespace what their Secrets say now, as a
+// kubelet does about once a minute.
+func (n *node) refresh(t *testing.T, namespace string) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var pods corev1.PodList
+	if err := n.super.List(t.Context(), &pods, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range pods.Items {
+		if _, err := n.mount(t.Context(), &pods.Items[i], filepath.Join(n.dir, namespace, pods.Items[i].Name, "files")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// toService leads every connection to the pod behind a Service.
+func (n *node) toService(service *corev1.Service) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return n.DialContext(ctx, network, net.JoinHostPort(service.Spec.ClusterIP, "6443"))
+	}
+}
+
 // log is what a component's pods wrote.
 func (n *node) log(namespace, component string) string {
 	paths, _ := filepath.Glob(filepath.Join(n.dir, namespace, component+"*", "log"))
