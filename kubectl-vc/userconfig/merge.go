@@ -56,20 +56,23 @@ func Merge(ctx context.Context, file, name string, identity Identity, content []
 	if err != nil {
 		return fmt.Errorf("parsing the kubeconfig of virtual cluster %s: %w", identity.VirtualCluster, err)
 	}
-	return change(ctx, file, func(old []byte) ([]byte, error) {
-		into, err := parse(old)
-		if err != nil {
-			return nil, fmt.Errorf("parsing %s: %w", file, err)
-		}
-		if err := add(into, from, file, name, identity); err != nil {
-			return nil, err
-		}
-		data, err := clientcmd.Write(*into)
-		if err != nil {
-			return nil, fmt.Errorf("encoding %s: %w", file, err)
-		}
-		return data, nil
-	})
+	return change(ctx, file, func(old []byte) ([]byte, error) { return merged(old, from, file, name, identity) })
+}
+
+// merged is what becomes of the content of a kubeconfig file.
+func merged(old []byte, from *clientcmdapi.Config, file, name string, identity Identity) ([]byte, error) {
+	into, err := parse(old)
+	if err != nil {
+		return nil, fmt.Errorf("parsing %s: %w", file, err)
+	}
+	if err := add(into, from, file, name, identity); err != nil {
+		return nil, err
+	}
+	data, err := clientcmd.Write(*into)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", file, err)
+	}
+	return data, nil
 }
 
 // parse reads a kubeconfig; one that is empty or is not there is an empty one.

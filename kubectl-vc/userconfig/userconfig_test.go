@@ -223,32 +223,40 @@ func TestLockOfAnotherProgram(t *testing.T) {
 	}
 }
 
-// Whatever is in the user's file: Merge keeps every entry or changes nothing.
+// Whatever is in the user's file: merging keeps every entry, or refuses.
 func FuzzMerge(f *testing.F) {
 	f.Add(existing)
 	f.Add("")
 	f.Add("contexts: [{name: demo, context: {extensions: [{name: x, extension: []}]}}]")
+	f.Add("contexts: [{name: demo, context: {extensions: [{name: " + extension + ", extension: {superCluster: x}}]}}]")
+	from, err := clientcmd.Load([]byte(existing))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, before string) {
-		file := filepath.Join(t.TempDir(), "config")
-		write(t, file, before)
-		old, parseErr := clientcmd.Load([]byte(before))
-		err := Merge(t.Context(), file, "demo", demo, fixed(t, "https://10.0.0.1:6443"))
+		data, err := merged([]byte(before), from, "config", "demo", demo)
 		if err != nil {
-			if read(t, file) != before {
-				t.Fatalf("changed the file although %v", err)
-			}
 			return
 		}
-		now, err := clientcmd.LoadFromFile(file)
+		now, err := clientcmd.Load(data)
 		if err != nil {
 			t.Fatalf("wrote what cannot be read: %v", err)
 		}
-		if parseErr != nil {
-			return
+		if now.Contexts["demo"] == nil || now.CurrentContext == "" {
+			t.Fatal("the context was not added")
+		}
+		old, err := parse([]byte(before))
+		if err != nil {
+			t.Fatalf("merged into what cannot be read: %v", err)
 		}
 		for name := range old.Contexts {
 			if now.Contexts[name] == nil {
 				t.Fatalf("lost context %q", name)
+			}
+		}
+		for name := range old.Clusters {
+			if now.Clusters[name] == nil {
+				t.Fatalf("lost cluster %q", name)
 			}
 		}
 		for name := range old.AuthInfos {
