@@ -27,8 +27,8 @@ status: $(LOCAL) ## Show what of the embedded super cluster runs
 	@$(LOCAL) status
 
 .PHONY: build
-build: $(LOCAL) ## Build all programs into bin/, also the upstream ones
-	@$(LOCAL) build
+build: $(LOCAL) ## Build all programs into bin/, upstream ones and tools too
+	@$(LOCAL) build --tools
 
 .PHONY: test
 test: build verify lint unit e2e ## Everything: generated code, lint, unit, integration and end-to-end tests (root)
@@ -37,7 +37,7 @@ test: build verify lint unit e2e ## Everything: generated code, lint, unit, inte
 .PHONY: unit
 unit: ## Unit and integration tests (real apiserver and etcd; needs `make build`)
 	@hack/gotest unit -p 2 -timeout 20m ./...
-	@cd hyperkube && ../hack/gotest hyperkube -timeout 10m ./...
+	@cd hyperkube && ../hack/gotest hyperkube -timeout 10m ./test
 
 .PHONY: e2e
 e2e: $(LOCAL) ## End-to-end tests on the embedded super cluster (root)

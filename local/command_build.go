@@ -13,11 +13,13 @@ import (
 )
 
 // debs are the Debian packages that building and running take. kube-proxy and the
-// firewall need nft; busybox-static becomes an image.
-var debs = []string{"nftables", "iproute2", "util-linux", "gcc", "libc6-dev", "libseccomp-dev", "pkg-config", "busybox-static"}
+// firewall need nft. busybox-static is not among them: local/artifact unpacks it
+// without installing it, since it would replace the machine's own busybox.
+var debs = []string{"nftables", "iproute2", "util-linux", "gcc", "libc6-dev", "libseccomp-dev", "pkg-config"}
 
 func newBuildCommand(find finder) *cobra.Command {
-	return &cobra.Command{
+	withTools := false
+	command := &cobra.Command{
 		Use:   "build",
 		Short: "Build all programs into bin/",
 		Args:  cobra.NoArgs,
@@ -33,7 +35,10 @@ func newBuildCommand(find finder) *cobra.Command {
 				return shownError{err}
 			}
 			if err := r.Phase(cmd.Context(), "programs", func(ctx context.Context, step func(string, ...any)) error {
-				_, err := artifact.Build(ctx, l.Root, l.Logs(), step)
+				if _, err := artifact.Build(ctx, l.Root, l.Logs(), step); err != nil || !withTools {
+					return err
+				}
+				_, err := artifact.BuildOnly(ctx, l.Root, l.Logs(), step, artifact.Tools()...)
 				return err
 			}); err != nil {
 				return shownError{err}
@@ -41,6 +46,8 @@ func newBuildCommand(find finder) *cobra.Command {
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&withTools, "tools", false, "also build what checks and generates code: golangci-lint, controller-gen")
+	return command
 }
 
 func installDebs(ctx context.Context, l layout.Layout) error {
