@@ -145,12 +145,14 @@ func (t *teardown) removeNetwork(ctx context.Context, _ func(string, ...any)) er
 	return network.Down(ctx, t.nodes)
 }
 
-func (t *teardown) removeCgroups(context.Context, func(string, ...any)) error {
+func (t *teardown) removeCgroups(ctx context.Context, _ func(string, ...any)) error {
+	ctx, cancel := context.WithTimeout(ctx, cgroupTimeout)
+	defer cancel()
 	hierarchies, err := process.FindHierarchies()
 	if err != nil {
 		return err
 	}
-	return hierarchies.Remove(layout.CgroupRoot, cgroupTimeout)
+	return hierarchies.Remove(ctx, layout.CgroupRoot)
 }
 
 func (t *teardown) restoreSysctls(context.Context, func(string, ...any)) error {

@@ -119,16 +119,15 @@ func Await(ctx context.Context, c client.Client, step func(string, ...any)) erro
 			return Available(&d), nil
 		})
 		if err != nil {
-			return fmt.Errorf("deployment %s is not available: %s%s: look at `kubectl describe pods -n %s`: %w", key, problem, waiting(c, key), key.Namespace, err)
+			return fmt.Errorf("deployment %s is not available: %s%s: look at `kubectl describe pods -n %s`: %w", key, problem, waiting(ctx, c, key), key.Namespace, err)
 		}
 	}
 	return nil
 }
 
-// waiting says what the containers in a namespace wait for. It has a deadline of
-// its own: that of the wait it explains is over.
-func waiting(c client.Client, key types.NamespacedName) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+// waiting says what the containers of a deployment wait for.
+func waiting(ctx context.Context, c client.Client, key types.NamespacedName) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var pods corev1.PodList
 	if err := c.List(ctx, &pods, client.InNamespace(key.Namespace)); err != nil {

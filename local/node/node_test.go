@@ -123,13 +123,13 @@ func FuzzReachableServers(f *testing.F) {
 
 func TestUpstreamResolver(t *testing.T) {
 	dir := t.TempDir()
-	stub, real := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
-	for path, content := range map[string]string{stub: "nameserver 127.0.0.53\n", real: "nameserver 192.0.2.53\n"} {
+	stub, behind := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
+	for path, content := range map[string]string{stub: "nameserver 127.0.0.53\n", behind: "nameserver 192.0.2.53\n"} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := upstreamResolver([]string{filepath.Join(dir, "none"), stub, real}); got != "nameserver 192.0.2.53\n" {
+	if got := upstreamResolver([]string{filepath.Join(dir, "none"), stub, behind}); got != "nameserver 192.0.2.53\n" {
 		t.Errorf("resolver %q, want the one behind the stub", got)
 	}
 	if got := upstreamResolver([]string{stub}); got != "" {

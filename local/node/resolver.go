@@ -2,6 +2,8 @@ package node
 
 import (
 	"bufio"
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,9 +52,19 @@ func reachableServers(resolvConf string) string {
 // be mounted on.
 func resolverPath() (string, error) {
 	const path = "/etc/resolv.conf"
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, nil // it is made
+	}
+	if err != nil {
+		return "", err
+	}
+	if info.Mode()&fs.ModeSymlink == 0 {
+		return path, nil
+	}
 	target, err := os.Readlink(path)
 	if err != nil {
-		return path, nil // no link; or nothing, then it is made
+		return "", err
 	}
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(filepath.Dir(path), target)

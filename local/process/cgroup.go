@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -215,15 +216,20 @@ func (hs Hierarchies) Exists(path string) bool {
 
 // Remove removes the cgroup path and all below it. No process may be in them. A
 // cgroup stays busy for a moment after its last process ended, so Remove tries
-// again until the timeout.
-func (hs Hierarchies) Remove(path string, timeout time.Duration) error {
-	deadline := time.Now().Add(timeout)
+// again until ctx ends.
+func (hs Hierarchies) Remove(ctx context.Context, path string) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
 	for {
 		err := hs.removeOnce(path)
-		if err == nil || time.Now().After(deadline) {
-			return err
+		if err == nil {
+			return nil
 		}
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-tick.C:
+		}
 	}
 }
 

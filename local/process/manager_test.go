@@ -35,8 +35,9 @@ const testTimeout = 20 * time.Second
 // eventually waits for a condition that describes itself when it does not hold.
 func eventually(t *testing.T, holds func() error) {
 	t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(testTimeout); ; <-tick.C {
 		err := holds()
 		if err == nil {
 			return
@@ -44,7 +45,6 @@ func eventually(t *testing.T, holds func() error) {
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -281,48 +281,20 @@ func (s *supervisor) save() error {
 	return writeJSON(stateFile(s.dir, s.spec.Service.Name), s.state)
 }
 
-// waitForeign waits for the end of a process that is not a child of ours: its
-// pidfd becomes readable then.
+// waitForeign waits for the end of a process that is not a child of ours.
 func waitForeign(id Identity) (<-chan string, error) {
-	fd, err := unix.PidfdOpen(id.PID, 0)
+	end, err := openEnd(id)
 	if err != nil {
 		return nil, err
 	}
-	if !id.Alive() {
-		_ = unix.Close(fd)
-		return nil, os.ErrProcessDone
-	}
 	ended := make(chan string, 1)
 	go func() {
-		defer func() { _ = unix.Close(fd) }()
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		for {
-			_, err := unix.Poll(fds, -1)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			ended <- "ended"
+		defer end.close()
+		if _, err := end.wait(-1); err != nil {
+			ended <- err.Error()
 			return
 		}
+		ended <- "ended"
 	}()
 	return ended, nil
-}
-
-// Kill sends SIGKILL to the processes and waits until all have ended.
-func Kill(ids []Identity, timeout time.Duration) error {
-	for _, id := range ids {
-		if err := id.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("killing process %d: %w", id.PID, err)
-		}
-	}
-	deadline := time.Now().Add(timeout)
-	for _, id := range ids {
-		for id.Alive() {
-			if time.Now().After(deadline) {
-				return fmt.Errorf("process %d does not end", id.PID)
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	return nil
 }
