@@ -87,7 +87,7 @@ func withEnvironment(m *testing.M) int {
 	contextOfTests = ctx
 	dir, err := os.MkdirTemp("", "vn-agent-test")
 	if err == nil {
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		env = &environment{signed: make(chan *x509.CertificateRequest, 10)}
 		defer env.stop()
 		err = env.start(ctx, dir)
@@ -220,15 +220,15 @@ func (t *tenantCluster) fill(ctx context.Context, agent string) error {
 			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "bulkhead:metrics-server"}},
 		},
 	} {
-		if err := t.Cluster.Client.Create(ctx, object); err != nil {
+		if err := t.Client.Create(ctx, object); err != nil {
 			return err
 		}
 	}
-	if err := makeNode(ctx, t.Cluster.Client, nodeName, number); err != nil {
+	if err := makeNode(ctx, t.Client, nodeName, number); err != nil {
 		return err
 	}
 	t.pod = pod("web", "front", nodeName)
-	return t.Cluster.Client.Create(ctx, t.pod)
+	return t.Client.Create(ctx, t.pod)
 }
 
 func makeNode(ctx context.Context, c client.Client, name string, kubeletPort int) error {
@@ -285,7 +285,7 @@ func (e *environment) makeVirtualCluster(ctx context.Context, tenant *tenantClus
 	if err := e.super.Client.Create(ctx, tenant.vc); err != nil {
 		return err
 	}
-	tenant.Tenant.UID = tenant.vc.UID
+	tenant.UID = tenant.vc.UID
 	control := tenant.ControlPlaneNamespace()
 	if err := e.super.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: control}}); err != nil {
 		return err
@@ -356,7 +356,8 @@ func (e *environment) signCertificates(ctx context.Context) {
 	_ = wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		list, err := requests.List(ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + tenancy.VNAgentServingSigner})
 		if err != nil {
-			return false, nil
+			ctrl.Log.Error(err, "listing certificate signing requests")
+			return false, nil // tried again
 		}
 		for _, csr := range list.Items {
 			if len(csr.Status.Certificate) > 0 {
@@ -452,7 +453,7 @@ func (e *environment) startAgent(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		defer response.Body.Close()
+		defer func() { _ = response.Body.Close() }()
 		if response.StatusCode != http.StatusOK {
 			return fmt.Errorf("readyz: %s", response.Status)
 		}
@@ -465,7 +466,7 @@ func freeAddress() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.Addr().String(), nil
 }
 
@@ -481,7 +482,7 @@ func (e *environment) waitServed(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			defer response.Body.Close()
+			defer func() { _ = response.Body.Close() }()
 			if response.StatusCode != http.StatusOK {
 				return errors.New(response.Status)
 			}

@@ -49,7 +49,7 @@ func tryAsk(ctx context.Context, pair pki.Pair, method, path string, header http
 	if err != nil {
 		return 0, "", err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	return response.StatusCode, string(body), err
 }

@@ -15,13 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/httpstream/wsstream"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	translator "k8s.io/apiserver/pkg/util/proxy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	remotecommandserver "k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
 
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
@@ -66,7 +66,7 @@ func startKubelet(ca *pki.CA, token string) (*recordingKubelet, error) {
 	if k.cri, err = streaming.NewServer(config, testRuntime{}); err != nil {
 		return nil, err
 	}
-	go k.cri.Start(true)
+	go func() { _ = k.cri.Start(true) }()
 	k.port, err = serveTLS(ca, http.HandlerFunc(k.serve))
 	return k, err
 }
@@ -86,7 +86,7 @@ func serveTLS(ca *pki.CA, handler http.Handler) (port int, err error) {
 		return 0, err
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
@@ -112,11 +112,11 @@ func (k *recordingKubelet) serve(w http.ResponseWriter, r *http.Request) {
 	case "portForward":
 		k.servePortForward(w, r, segments)
 	case "run":
-		fmt.Fprintf(w, "ran %s", r.URL.Query().Get("cmd"))
+		_, _ = fmt.Fprintf(w, "ran %s", r.URL.Query().Get("cmd"))
 	case "stats", "metrics":
 		k.serveUsage(w, segments)
 	default:
-		fmt.Fprintf(w, "the whole node's secrets at %s", r.URL.Path)
+		_, _ = fmt.Fprintf(w, "the whole node's secrets at %s", r.URL.Path)
 	}
 }
 
@@ -127,7 +127,7 @@ func (k *recordingKubelet) serveLogs(w http.ResponseWriter, r *http.Request, seg
 		return
 	}
 	if r.URL.Query().Get("follow") != "true" {
-		fmt.Fprintf(w, "log of %s\n", r.URL.Path)
+		_, _ = fmt.Fprintf(w, "log of %s\n", r.URL.Path)
 		return
 	}
 	for {
@@ -136,7 +136,7 @@ func (k *recordingKubelet) serveLogs(w http.ResponseWriter, r *http.Request, seg
 			if !more {
 				return
 			}
-			io.WriteString(w, line)
+			_, _ = io.WriteString(w, line)
 			w.(http.Flusher).Flush()
 		case <-r.Context().Done():
 			return
@@ -231,16 +231,16 @@ func (testRuntime) Exec(ctx context.Context, container string, command []string,
 		_, err := fmt.Fprintf(out, "%q in %s", command[1:], container)
 		return err
 	case "fail":
-		io.WriteString(stderr, "it failed")
+		_, _ = io.WriteString(stderr, "it failed")
 		return utilexec.CodeExitError{Err: fmt.Errorf("exit"), Code: 3}
 	case "size":
 		size := <-resize
 		_, err := fmt.Fprintf(out, "%dx%d", size.Width, size.Height)
 		return err
 	case "hold":
-		io.WriteString(out, "held\n")
-		io.Copy(io.Discard, in)
-		return nil
+		_, _ = io.WriteString(out, "held\n")
+		_, err := io.Copy(io.Discard, in)
+		return err
 	}
 	return fmt.Errorf("%s: command not found", command[0])
 }
@@ -257,7 +257,7 @@ func (testRuntime) Attach(_ context.Context, container string, in io.Reader, out
 }
 
 func (testRuntime) PortForward(_ context.Context, sandbox string, port int32, stream io.ReadWriteCloser) error {
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	line, err := bufio.NewReader(stream).ReadString('\n')
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.certificateDirectory, "certificate-directory", "/var/lib/vn-agent", "directory that keeps the serving certificate over a restart")
 	flags.StringVar(&o.kubeletCA, "kubelet-certificate-authority", serviceAccountDir+"ca.crt", "file with the CAs that verify the kubelet's serving certificate")
 	flags.StringVar(&o.kubeletToken, "kubelet-token-file", serviceAccountDir+"token", "file with the bearer token that is shown to the kubelet")
-	flags.DurationVar(&o.resync, "credentials-resync", 5*time.Minute, "how often each tenant's credentials are read again even if nothing seems changed")
+	flags.DurationVar(&o.resync, "credentials-resync", 15*time.Minute, "how often each tenant's credentials are read again even if nothing seems changed")
 	flags.IntVar(&o.limits.Streams, "max-streams-per-tenant", 256, "followed logs, exec, attach and port-forward sessions that one tenant may have open on this node")
 	flags.IntVar(&o.limits.Requests, "max-requests-per-tenant", 32, "other requests that one tenant may have open on this node")
 }

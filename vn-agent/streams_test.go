@@ -15,13 +15,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // Two ways to vn-agent: through the tenant's apiserver, as kubectl goes, and
@@ -148,10 +148,10 @@ func TestPortForward(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), nil
+			return spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), nil
 		},
 		"WebSocket": func(config *rest.Config, u *url.URL) (httpstream.Dialer, error) {
-			return portforward.NewSPDYOverWebsocketDialer(u, config)
+			return portforward.NewSPDYOverWebsocketDialerForStreaming(u, config)
 		},
 	}
 	for wayName, way := range ways {
@@ -164,7 +164,7 @@ func TestPortForward(t *testing.T) {
 				}
 				stop, ready := make(chan struct{}), make(chan struct{})
 				defer close(stop)
-				forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+				forwarder, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"}, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -175,18 +175,20 @@ func TestPortForward(t *testing.T) {
 				case err := <-failed:
 					t.Fatal(err)
 				}
-				ports, err := forwarder.GetPorts()
+				forwarded, err := forwarder.GetPorts()
 				if err != nil {
 					t.Fatal(err)
 				}
 				for range 2 {
-					conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
+					conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", forwarded[0].Local))
 					if err != nil {
 						t.Fatal(err)
 					}
-					fmt.Fprintln(conn, "hello")
+					if _, err := fmt.Fprintln(conn, "hello"); err != nil {
+						t.Fatal(err)
+					}
 					line, err := bufio.NewReader(conn).ReadString('\n')
-					conn.Close()
+					_ = conn.Close()
 					if want := "port 8080 of " + env.a.SuperNamespace("web") + "/front: hello\n"; err != nil || line != want {
 						t.Errorf("%q, %v", line, err)
 					}
@@ -232,7 +234,7 @@ func TestAFollowedLogFlows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	reader := bufio.NewReader(stream)
 	for _, want := range []string{"first\n", "second\n", "third\n"} {
 		if want != "first\n" {

@@ -97,5 +97,5 @@ func TestSummary(t *testing.T) {
 }
 
 func (k *recordingKubelet) serveUsage(w http.ResponseWriter, segments []string) {
-	fmt.Fprint(w, k.usage(segments[1]))
+	_, _ = fmt.Fprint(w, k.usage(segments[1]))
 }

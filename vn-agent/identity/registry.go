@@ -76,7 +76,7 @@ func (r *Registry) Set(tenant tenancy.Tenant, credentials Credentials) error {
 	known := r.entries[name]
 	if known != nil && known.tenant.UID != tenant.UID {
 		delete(r.entries, name)
-		known.tenant.end()
+		close(known.tenant.done)
 		known = nil
 		r.rebuild()
 	}
@@ -108,7 +108,7 @@ func (r *Registry) Remove(name types.NamespacedName) {
 	}
 	delete(r.entries, name)
 	r.rebuild()
-	known.tenant.end()
+	close(known.tenant.done)
 }
 
 // Len is the number of tenants served.

@@ -221,14 +221,14 @@ func TestATenantEndsWithItsVirtualCluster(t *testing.T) {
 
 	renewed := newCA(t, "a renewed")
 	set(t, r, tenantA, caA, renewed)
-	if user := whose(r, issue(t, renewed, apiserverLeaf)); user == nil || user.Tenant != first || first.Context().Err() != nil {
+	if user := whose(r, issue(t, renewed, apiserverLeaf)); user == nil || user.Tenant != first || first.Ended() {
 		t.Fatal("renewing the CA did not keep the tenant")
 	}
 
 	again := tenantA
 	again.UID = "uid-a-again"
 	set(t, r, again, newCA(t, "other"))
-	if first.Context().Err() == nil {
+	if !first.Ended() {
 		t.Error("a new virtual cluster of the name did not end the old one")
 	}
 	if user := whose(r, issue(t, caA, apiserverLeaf)); user != nil {

@@ -19,8 +19,7 @@ import (
 type Tenant struct {
 	tenancy.Tenant
 
-	ctx        context.Context
-	end        context.CancelFunc
+	done       chan struct{}
 	authorizer atomic.Value // of authorizerBox
 }
 
@@ -28,12 +27,21 @@ type Tenant struct {
 type authorizerBox struct{ authorizer.Authorizer }
 
 func newTenant(tenant tenancy.Tenant) *Tenant {
-	ctx, end := context.WithCancel(context.Background())
-	return &Tenant{Tenant: tenant, ctx: ctx, end: end}
+	return &Tenant{Tenant: tenant, done: make(chan struct{})}
 }
 
-// Context ends when the tenant is no longer served; its open streams end with it.
-func (t *Tenant) Context() context.Context { return t.ctx }
+// Done is closed when the tenant is no longer served; its open streams end with it.
+func (t *Tenant) Done() <-chan struct{} { return t.done }
+
+// Ended tells whether the tenant is no longer served.
+func (t *Tenant) Ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
 
 // Authorize asks the tenant's own apiserver whether its user may do something. An
 // apiserver that does not answer makes it fail for this tenant only.

@@ -58,7 +58,9 @@ func TestTheTransportFollowsNoRedirect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response.Body.Close()
+	if err := response.Body.Close(); err != nil {
+		t.Error(err)
+	}
 	if response.StatusCode != http.StatusFound || asked != 1 {
 		t.Errorf("status %d after %d requests", response.StatusCode, asked)
 	}

@@ -39,7 +39,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	// What a tenant has open ends with the tenant.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(user.Tenant.Context(), cancel)()
+	go func() {
+		select {
+		case <-user.Tenant.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	target, err := kubeletapi.ParseTarget(r.URL)
 	log := s.Log.WithValues("tenant", user.Tenant.UID, "virtualCluster", user.Tenant.String(), "user", user.GetName(),
 		"endpoint", target.Endpoint, "namespace", target.Namespace, "pod", target.Pod, "container", target.Container)
@@ -51,7 +57,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		duration := time.Since(started)
 		log.V(1).Info("request ended", "method", r.Method, "status", recorder.status, "duration", duration.String())
-		if user.Tenant.Context().Err() == nil {
+		if !user.Tenant.Ended() {
 			s.metrics.observe(user.Tenant.UID, target.Endpoint, recorder.status, duration)
 		}
 	}()

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"net/http"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -49,7 +48,10 @@ func (s *Server) stateOf(tenant *identity.Tenant) *state {
 	}
 	fresh := &state{streams: make(slots, s.Limits.Streams), requests: make(slots, s.Limits.Requests)}
 	s.states[tenant.UID] = fresh
-	context.AfterFunc(tenant.Context(), func() { s.forget(tenant.UID) })
+	go func() {
+		<-tenant.Done()
+		s.forget(tenant.UID)
+	}()
 	return fresh
 }
 

@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -66,14 +65,41 @@ func serveForward(t *testing.T, kubelet answer) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
 }
 
-const upgradeRequest = "POST /exec/n/p/c HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+// upgrade asks for a session and returns where to read what the kubelet says.
+func upgrade(t *testing.T, conn net.Conn) *bufio.Reader {
+	t.Helper()
+	send(t, conn, "POST /exec/n/p/c HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	for status := ""; ; {
+		line, err := reader.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status == "" {
+			status = line
+		}
+		if line == "\r\n" {
+			if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
+				t.Fatal(status)
+			}
+			return reader
+		}
+	}
+}
+
+func send(t *testing.T, conn net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func switching(body io.ReadWriteCloser) answer {
 	return func(r *http.Request) (*http.Response, error) {
@@ -89,17 +115,12 @@ func switching(body io.ReadWriteCloser) answer {
 func TestTheLastWordsOfASessionArrive(t *testing.T) {
 	kubelet := &upgradedConn{tried: make(chan struct{}), output: strings.NewReader("last words"), closed: make(chan struct{})}
 	conn := serveForward(t, switching(kubelet))
-	fmt.Fprint(conn, upgradeRequest)
-	reader := bufio.NewReader(conn)
-	response, err := http.ReadResponse(reader, nil)
-	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%v, %v", response, err)
-	}
-	fmt.Fprint(conn, "typed too late")
+	reader := upgrade(t, conn)
+	send(t, conn, "typed too late")
 	if got, err := io.ReadAll(reader); err != nil || string(got) != "last words" {
 		t.Errorf("%q, %v", got, err)
 	}
-	conn.Close()
+	_ = conn.Close()
 	<-kubelet.closed
 }
 
@@ -107,11 +128,8 @@ func TestTheLastWordsOfASessionArrive(t *testing.T) {
 func TestASessionEndsWithItsClient(t *testing.T) {
 	kubelet := &upgradedConn{tried: make(chan struct{}), closed: make(chan struct{})} // silent for ever
 	conn := serveForward(t, switching(kubelet))
-	fmt.Fprint(conn, upgradeRequest)
-	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%v, %v", response, err)
-	}
-	conn.Close()
+	upgrade(t, conn)
+	_ = conn.Close()
 	select {
 	case <-kubelet.closed:
 	case <-time.After(time.Minute):

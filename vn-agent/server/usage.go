@@ -89,7 +89,7 @@ func (s *Server) get(ctx context.Context, path string, query url.Values, accept 
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // what matters was read, or was not
 	switch code := response.StatusCode; {
 	case code >= 300 && code < 400:
 		return nil, errRedirect
