@@ -259,7 +259,7 @@ func events(t *testing.T, tn *tenant) {
 			return err
 		}
 		for _, event := range list.Items {
-			if strings.Contains(event.Message, tn.superNamespace("default")) {
+			if strings.Contains(event.Message, tn.SuperNamespace("default")) {
 				t.Errorf("event %s shows a super namespace: %s", event.Name, event.Message)
 			}
 			if event.InvolvedObject.Kind == "Pod" && event.Reason == "Started" && event.InvolvedObject.Namespace == "default" {
@@ -338,7 +338,7 @@ func autoscaler(t *testing.T, tn *tenant) {
 // deletes removes everything as the tenant and waits until nothing of it is left
 // in the super namespace.
 func deletes(t *testing.T, tn *tenant) {
-	superNamespace := tn.superNamespace("default")
+	superNamespace := tn.SuperNamespace("default")
 	left := func(ctx context.Context) (names []string, err error) {
 		for _, list := range []client.ObjectList{&corev1.PodList{}, &corev1.ConfigMapList{}, &corev1.SecretList{}, &corev1.PersistentVolumeClaimList{}, &corev1.ServiceList{}, &corev1.ServiceAccountList{}} {
 			found, err := listNames(ctx, list, client.InNamespace(superNamespace), client.MatchingLabels{tenancy.LabelTenant: string(tn.UID)})

@@ -47,7 +47,7 @@ func TestTwoTenantsWithIdenticalNames(t *testing.T) {
 		}
 	}
 
-	superNamespaces := []string{one.superNamespace("default"), one.ControlPlaneNamespace()}
+	superNamespaces := []string{one.SuperNamespace("default"), one.ControlPlaneNamespace()}
 	if before, err := carriesUID(t.Context(), one.Tenant); err != nil || len(before) < 10 {
 		t.Fatalf("the inventory does not see the tenant: %v, %v", before, err)
 	}
@@ -130,7 +130,7 @@ func TestRefusedPods(t *testing.T) {
 			return fmt.Errorf("no warning with %v among %d events", words, len(list.Items))
 		})
 		var superPod corev1.Pod
-		err := super.client.Get(t.Context(), client.ObjectKey{Namespace: tn.superNamespace("default"), Name: pod}, &superPod)
+		err := super.client.Get(t.Context(), client.ObjectKey{Namespace: tn.SuperNamespace("default"), Name: pod}, &superPod)
 		if client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}

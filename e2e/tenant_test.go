@@ -106,9 +106,6 @@ func (tn *tenant) apply(t *testing.T, file string) {
 	tn.kubectl(t, "apply", "-f", filepath.Join("testdata", file))
 }
 
-// superNamespace is the super namespace for one of the tenant's.
-func (tn *tenant) superNamespace(name string) string { return tn.SuperNamespace(name) }
-
 // superTool runs a program of bin/ against the super cluster.
 func superTool(ctx context.Context, name string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, bin(name), args...)

@@ -47,8 +47,8 @@ func parseKey(keyPEM []byte) (crypto.Signer, error) {
 }
 
 func publicKeysEqual(a, b crypto.PublicKey) bool {
-	comparable, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && comparable.Equal(b)
+	key, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && key.Equal(b)
 }
 
 // hosts lists a certificate's subject alternative names in the form of Leaf.Hosts.

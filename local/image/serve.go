@@ -78,7 +78,7 @@ func serve(ctx context.Context, dir string, listener net.Listener, tlsConfig *tl
 	defer cancel()
 	if err := server.Shutdown(stop); err != nil {
 		// Clients that are still reading try again elsewhere.
-		server.Close()
+		_ = server.Close()
 	}
 	<-ended
 	return nil

@@ -58,16 +58,16 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 	if end < 0 {
 		return 0, 0, errors.New("stat line without a command name")
 	}
-	fields := strings.Fields(string(data[end+1:]))
-	const stateField, startField = 3 - 3, 22 - 3 // counted from the third field on
-	if len(fields) <= startField || len(fields[stateField]) != 1 {
+	fields := strings.Fields(string(data[end+1:])) // from the third on
+	const startField = 19 // the 22nd field of all
+	if len(fields) <= startField || len(fields[0]) != 1 {
 		return 0, 0, errors.New("stat line too short")
 	}
 	start, err = strconv.ParseUint(fields[startField], 10, 64)
 	if err != nil {
 		return 0, 0, fmt.Errorf("stat line's start time: %w", err)
 	}
-	return fields[stateField][0], start, nil
+	return fields[0][0], start, nil
 }
 
 // Alive tells whether the process runs still.

@@ -117,7 +117,7 @@ func hashFile(w io.Writer, path string) error {
 	if err := unix.Fstat(int(f.Fd()), &s); err != nil {
 		return err
 	}
-	version := fileVersion{path, uint64(s.Dev), s.Ino, s.Size, s.Mtim.Nano(), s.Ctim.Nano()}
+	version := fileVersion{path, s.Dev, s.Ino, s.Size, s.Mtim.Nano(), s.Ctim.Nano()}
 	digest, ok := digests.Load(version)
 	if !ok {
 		h := sha256.New()

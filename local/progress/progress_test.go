@@ -82,7 +82,7 @@ func TestPhasePlain(t *testing.T) {
 				step("bridge %s", "bh0")
 				return tt.err
 			})
-			if got != tt.err {
+			if got != tt.err { //nolint:errorlint // the very same error, not one that wraps it
 				t.Errorf("Phase returned %v, want the phase's own error %v", got, tt.err)
 			}
 			if diff := cmp.Diff(tt.want, steady(out.String())); diff != "" {

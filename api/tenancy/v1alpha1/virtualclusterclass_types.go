@@ -162,7 +162,7 @@ const (
 
 // ExposureSpec says how tenants reach their apiservers from outside.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.host) || self.host == '' || self.type == 'NodePort'",message="host goes with type NodePort"
+// +kubebuilder:validation:XValidation:rule="!has(self.host) || size(self.host) == 0 || self.type == 'NodePort'",message="host goes with type NodePort"
 type ExposureSpec struct {
 	// Type of the Service in front of the apiserver.
 	// +kubebuilder:default=LoadBalancer
