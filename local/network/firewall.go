@@ -57,7 +57,7 @@ func setFirewall(ctx context.Context, s layout.Settings) error {
 // removeFirewall deletes our table, whether or not it is there.
 func removeFirewall(ctx context.Context) error {
 	if _, err := exec.LookPath("nft"); errors.Is(err, exec.ErrNotFound) {
-		return nil //nolint:nilerr // without nft nothing can have been loaded
+		return nil // nothing can have been loaded
 	}
 	if err := nft(ctx, fmt.Sprintf("table inet %[1]s\ndelete table inet %[1]s\n", layout.FirewallTable)); err != nil {
 		return fmt.Errorf("deleting nftables table %s: %w", layout.FirewallTable, err)

@@ -59,7 +59,7 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 		return 0, 0, errors.New("stat line without a command name")
 	}
 	fields := strings.Fields(string(data[end+1:])) // from the third on
-	const startField = 19 // the 22nd field of all
+	const startField = 19                          // the 22nd field of all
 	if len(fields) <= startField || len(fields[0]) != 1 {
 		return 0, 0, errors.New("stat line too short")
 	}
