@@ -61,7 +61,6 @@ type environment struct {
 	servingCA *pki.CA
 	// address of vn-agent towards tenants, and of its metrics.
 	address, metrics string
-	signed           chan *x509.CertificateRequest
 }
 
 // tenantCluster is a virtual cluster as vc-manager and syncer would have made it.
@@ -88,7 +87,7 @@ func withEnvironment(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "vn-agent-test")
 	if err == nil {
 		defer func() { _ = os.RemoveAll(dir) }()
-		env = &environment{signed: make(chan *x509.CertificateRequest, 10)}
+		env = &environment{}
 		defer env.stop()
 		err = env.start(ctx, dir)
 	}
@@ -394,9 +393,6 @@ func (e *environment) sign(ctx context.Context, clientset kubernetes.Interface, 
 		return err
 	}
 	_, err = clientset.CertificatesV1().CertificateSigningRequests().UpdateStatus(ctx, approved, metav1.UpdateOptions{})
-	if err == nil {
-		e.signed <- request
-	}
 	return err
 }
 

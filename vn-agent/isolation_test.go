@@ -54,18 +54,6 @@ func tryAsk(ctx context.Context, pair pki.Pair, method, path string, header http
 	return response.StatusCode, string(body), err
 }
 
-func TestTheServingCertificateIsForThisNodeAlone(t *testing.T) {
-	select {
-	case request := <-env.signed:
-		if request.Subject.CommonName != nodeName || !slices.Equal(request.DNSNames, []string{nodeName}) || len(request.IPAddresses) != 1 || request.IPAddresses[0].String() != "127.0.0.1" {
-			t.Errorf("asked for %s with %v and %v", request.Subject, request.DNSNames, request.IPAddresses)
-		}
-		env.signed <- request
-	default:
-		t.Error("no certificate was asked for")
-	}
-}
-
 // The ancestor took a self-signed certificate with a victim's name for the victim.
 func TestASelfSignedCertificateWithAVictimsNameIsRefused(t *testing.T) {
 	stranger, err := pki.NewCA("kubelet-client-ca")
