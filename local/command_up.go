@@ -292,7 +292,7 @@ func (r *upRun) nodes(ctx context.Context, step func(string, ...any)) error {
 }
 
 func (r *upRun) addons(ctx context.Context, step func(string, ...any)) error {
-	if err := addon.Apply(ctx, r.client, r.settings); err != nil {
+	if err := addon.Apply(ctx, r.client, r.settings, node.HasUpstreamResolver()); err != nil {
 		return err
 	}
 	if err := addon.Await(ctx, r.client, step); err != nil {

@@ -44,8 +44,9 @@ var Deployments = []types.NamespacedName{
 	{Namespace: "local-path-storage", Name: "local-path-provisioner"},
 }
 
-// Objects renders all addons for a cluster with the given settings.
-func Objects(s layout.Settings) ([]*unstructured.Unstructured, error) {
+// Objects renders all addons for a cluster with the given settings. upstream tells
+// whether the nodes have a name server to pass on to what the cluster does not know.
+func Objects(s layout.Settings, upstream bool) ([]*unstructured.Unstructured, error) {
 	paths, err := fs.Glob(manifests, "manifests/*.tmpl")
 	if err != nil {
 		return nil, err
@@ -57,11 +58,12 @@ func Objects(s layout.Settings) ([]*unstructured.Unstructured, error) {
 			return nil, err
 		}
 		var text bytes.Buffer
-		if err := t.Execute(&text, map[string]string{
+		if err := t.Execute(&text, map[string]any{
 			"DNS":           s.DNSServiceIP().String(),
 			"Domain":        layout.ClusterDomain,
 			"Volumes":       layout.NodeVolumes,
 			"KubeletClient": superplane.KubeletClientName,
+			"Upstream":      upstream,
 		}); err != nil {
 			return nil, err
 		}
@@ -81,9 +83,9 @@ func Objects(s layout.Settings) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// Apply makes the addons in the cluster as this version has them.
-func Apply(ctx context.Context, c client.Client, s layout.Settings) error {
-	objects, err := Objects(s)
+// Apply makes the addons in the cluster as this version has them; see Objects.
+func Apply(ctx context.Context, c client.Client, s layout.Settings, upstream bool) error {
+	objects, err := Objects(s, upstream)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package addon
 
 import (
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -13,7 +15,7 @@ import (
 )
 
 func TestObjects(t *testing.T) {
-	objects, err := Objects(layout.DefaultSettings())
+	objects, err := Objects(layout.DefaultSettings(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +40,25 @@ func TestObjects(t *testing.T) {
 	}
 	for key := range deployments {
 		t.Errorf("Await does not wait for deployment %s", key)
+	}
+}
+
+// TestNoUpstream: CoreDNS does not start with a forward to nowhere.
+func TestNoUpstream(t *testing.T) {
+	for upstream, want := range map[bool]bool{true: true, false: false} {
+		objects, err := Objects(layout.DefaultSettings(), upstream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, object := range objects {
+			corefile, ok, err := unstructured.NestedString(object.Object, "data", "Corefile")
+			if err != nil || !ok {
+				continue
+			}
+			if got := strings.Contains(corefile, "forward ."); got != want {
+				t.Errorf("upstream %v: forwards %v\n%s", upstream, got, corefile)
+			}
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ func TestApply(t *testing.T) {
 	defer cancel()
 	settings := layout.DefaultSettings()
 	cluster := testenv.New(t, testenv.Options{ServiceCIDR: settings.ServiceCIDR.String()})
-	if err := Apply(ctx, cluster.Client, settings); err != nil {
+	if err := Apply(ctx, cluster.Client, settings, true); err != nil {
 		t.Fatal(err)
 	}
 	before := versions(ctx, t, cluster.Client, settings)
@@ -34,7 +34,7 @@ func TestApply(t *testing.T) {
 	if err := cluster.Client.Update(ctx, &class); err != nil {
 		t.Fatal(err)
 	}
-	if err := Apply(ctx, cluster.Client, settings); err != nil {
+	if err := Apply(ctx, cluster.Client, settings, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := cluster.Client.Get(ctx, client.ObjectKey{Name: "local-path"}, &class); err != nil {
@@ -54,7 +54,7 @@ func TestApply(t *testing.T) {
 // each addon object: status changes do not count.
 func versions(ctx context.Context, t *testing.T, c client.Client, s layout.Settings) map[string]any {
 	t.Helper()
-	objects, err := Objects(s)
+	objects, err := Objects(s, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,10 @@ import (
 // the real ones into the second when the first names only itself, on loopback.
 var resolverFiles = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
 
+// HasUpstreamResolver tells whether the machine has a name server that the nodes
+// can use.
+func HasUpstreamResolver() bool { return upstreamResolver(resolverFiles) != "" }
+
 // upstreamResolver renders the resolv.conf of a node: the first file that names a
 // server which a network namespace can reach. It is empty if none does.
 func upstreamResolver(files []string) string {
