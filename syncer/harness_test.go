@@ -120,16 +120,19 @@ func newTenant(t *testing.T, i int, edit func(*tenancyv1alpha1.VirtualClusterCla
 	tn := &tenant{Tenant: of, t: t, cluster: clusters[i], client: clusters[i].Client}
 	t.Cleanup(func() {
 		ctx := context.Background()
-		// There is no kubelet that ends pods, and a namespace waits for them.
+		// Not awaited: TestSameNamesInTwoTenants holds that the syncer does it.
+		_ = super.Client.Delete(ctx, vc)
+		ours := client.MatchingLabels{tenancy.LabelTenant: string(of.UID)}
 		var pods corev1.PodList
-		_ = super.Client.List(ctx, &pods, client.MatchingLabels{tenancy.LabelTenant: string(of.UID)})
+		_ = super.Client.List(ctx, &pods, ours)
 		for i := range pods.Items {
 			_ = super.Client.Delete(ctx, &pods.Items[i], client.GracePeriodSeconds(0))
 		}
-		_ = super.Client.Delete(ctx, vc)
-		_ = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
-			return apierrors.IsNotFound(super.Client.Get(ctx, client.ObjectKeyFromObject(vc), &tenancyv1alpha1.VirtualCluster{})), nil
-		})
+		var namespaces corev1.NamespaceList
+		_ = super.Client.List(ctx, &namespaces, ours)
+		for i := range namespaces.Items {
+			_ = super.Client.Delete(ctx, &namespaces.Items[i])
+		}
 		_ = super.Client.Delete(ctx, namespace)
 		_ = super.Client.Delete(ctx, class)
 		live := &tenancyv1alpha1.VirtualCluster{}

@@ -94,8 +94,8 @@ func TestPodWithFinalizer(t *testing.T) {
 	waitGone(t, tn.client, ns, "web", &corev1.Pod{})
 }
 
-// A pod that was deleted by force and made again under its name: the old super pod
-// goes first, and the new one is another (the ancestor mixed them up or failed).
+// A pod that was deleted by force and made again under its name: the old containers
+// are ended before the old super pod goes, and the new one is another.
 func TestPodOfTheSameNameAgain(t *testing.T) {
 	startSyncer(t)
 	tn := newTenant(t, 0, nil).synced()

@@ -157,9 +157,11 @@ func TestCredentialRotation(t *testing.T) {
 // A tenant that goes takes its goroutines along.
 func TestTenantsLeaveNoGoroutines(t *testing.T) {
 	startSyncer(t)
+	round := 0
 	cycle := func() {
+		round++
 		tn := newTenant(t, 1, nil).synced()
-		pod := newPod(tn.namespace(fmt.Sprintf("leak-%d", runtime.NumGoroutine())), "web")
+		pod := newPod(tn.namespace(fmt.Sprintf("leak-%d", round)), "web")
 		must(t, tn.client.Create(t.Context(), pod))
 		down := tn.superPod(pod)
 		vc := &tenancyv1alpha1.VirtualCluster{ObjectMeta: metav1.ObjectMeta{Namespace: tn.Namespace, Name: tn.Name}}

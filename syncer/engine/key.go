@@ -7,7 +7,6 @@ import (
 	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -21,7 +20,10 @@ type Key struct {
 }
 
 func (k Key) String() string {
-	return k.Resource + " " + types.NamespacedName{Namespace: k.Namespace, Name: k.Name}.String()
+	if k.Namespace == "" {
+		return k.Resource + " " + k.Name
+	}
+	return k.Resource + " " + k.Namespace + "/" + k.Name
 }
 
 // Object is a pointer to one of the API's types.

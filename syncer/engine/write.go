@@ -102,6 +102,7 @@ func (s *Sync[T]) DeleteSuper(ctx context.Context, options ...client.DeleteOptio
 		}
 	}
 	writes.WithLabelValues(s.kind.Name, "super", "delete").Inc()
+	s.log.V(1).Info("deleting in the super cluster", "key", s.Key, "uid", s.Super.GetUID())
 	return deleteObject(ctx, s.SuperClient(), s.Super, s.Key, "super", options...)
 }
 

@@ -17,7 +17,8 @@ import (
 )
 
 // orphanGrace is how long, in seconds, the containers of a pod have whose tenant
-// object is gone already: it was deleted by force.
+// object is gone already, or is being deleted by force. It is never 0: that would
+// take away the super pod, and not its containers.
 const orphanGrace = 1
 
 type podSync = engine.Sync[*corev1.Pod]
@@ -119,6 +120,7 @@ func bind(ctx context.Context, s *podSync) error {
 
 // deleteSuperPod deletes the super pod with a grace period, or shortens the one it has.
 func deleteSuperPod(ctx context.Context, s *podSync, grace int64) error {
+	grace = max(grace, orphanGrace)
 	if s.Super.DeletionTimestamp != nil && graceOf(s.Super) <= grace {
 		return nil
 	}
