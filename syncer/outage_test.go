@@ -157,26 +157,25 @@ func TestCredentialRotation(t *testing.T) {
 // A tenant that goes takes its goroutines along.
 func TestTenantsLeaveNoGoroutines(t *testing.T) {
 	startSyncer(t)
+	ctx := t.Context()
 	round := 0
 	cycle := func() {
 		round++
-		tn := newTenant(t, 1, nil).synced()
-		pod := newPod(tn.namespace(fmt.Sprintf("leak-%d", round)), "web")
-		must(t, tn.client.Create(t.Context(), pod))
-		down := tn.superPod(pod)
-		vc := &tenancyv1alpha1.VirtualCluster{ObjectMeta: metav1.ObjectMeta{Namespace: tn.Namespace, Name: tn.Name}}
-		endPod(t, down)
-		must(t, super.Client.Delete(t.Context(), vc))
-		waitGone(t, super.Client, tn.Namespace, tn.Name, vc)
-		must(t, super.Client.Delete(t.Context(), &tenancyv1alpha1.VirtualClusterClass{ObjectMeta: metav1.ObjectMeta{Name: tn.Name}}))
-		must(t, super.Client.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tn.ControlPlaneNamespace()}}))
-		waitGone(t, super.Client, "", tn.ControlPlaneNamespace(), &corev1.Namespace{})
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			tn := newTenant(t, 1, nil).synced()
+			pod := newPod(tn.namespace(fmt.Sprintf("leak-%d", round)), "web")
+			must(t, tn.client.Create(ctx, pod))
+			down := tn.superPod(pod)
+			vc := &tenancyv1alpha1.VirtualCluster{ObjectMeta: metav1.ObjectMeta{Namespace: tn.Namespace, Name: tn.Name}}
+			endPod(t, down)
+			must(t, super.Client.Delete(ctx, vc))
+			waitGone(t, super.Client, tn.Namespace, tn.Name, vc)
+		})
 	}
 	cycle()
 	before := runtime.NumGoroutine()
-	for range 3 {
-		cycle()
-	}
+	cycle()
+	cycle()
 	// A link has dozens: one that stays would show.
 	eventually(t, "goroutines to end", func(context.Context) error {
 		if now := runtime.NumGoroutine(); now > before+10 {
