@@ -4,21 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
-	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
@@ -63,18 +58,6 @@ type environment struct {
 	address, metrics string
 }
 
-// tenantCluster is a virtual cluster as vc-manager and syncer would have made it.
-type tenantCluster struct {
-	tenancy.Tenant
-	*testenv.Cluster
-	vc     *tenancyv1alpha1.VirtualCluster
-	ca     *pki.CA
-	client pki.Pair
-	pod    *corev1.Pod
-	// options are what its apiserver runs with.
-	options testenv.Options
-}
-
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(zap.New(zap.WriteTo(os.Stderr)))
 	os.Exit(withEnvironment(m))
@@ -104,13 +87,6 @@ func (e *environment) stop() {
 			cluster.Stop()
 		}
 	}
-}
-
-func (t *tenantCluster) cluster() *testenv.Cluster {
-	if t == nil {
-		return nil
-	}
-	return t.Cluster
 }
 
 func (e *environment) start(ctx context.Context, dir string) error {
@@ -160,74 +136,6 @@ func startCluster(ctx context.Context, dir, name string, options testenv.Options
 		return nil, err
 	}
 	return testenv.Start(ctx, path, options)
-}
-
-// start runs a tenant's control plane that shows vn-agent what vc-manager's would.
-func (t *tenantCluster) start(ctx context.Context, dir string, servingCA *pki.CA) error {
-	var err error
-	if t.ca, err = pki.NewCA("kubelet-client-ca"); err != nil {
-		return err
-	}
-	t.client, err = t.ca.Issue(pki.Leaf{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}, Usage: pki.Client})
-	if err != nil {
-		return err
-	}
-	files := map[string][]byte{"client.crt": t.client.Cert, "client.key": t.client.Key, "ca.crt": servingCA.Cert}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, t.Namespace+"-"+name), data, 0o600); err != nil {
-			return err
-		}
-	}
-	prefix := filepath.Join(dir, t.Namespace+"-")
-	t.options = testenv.Options{APIServerArgs: []string{
-		"--kubelet-preferred-address-types=InternalIP", "--kubelet-certificate-authority=" + prefix + "ca.crt",
-		"--kubelet-client-certificate=" + prefix + "client.crt", "--kubelet-client-key=" + prefix + "client.key",
-	}}
-	t.Cluster, err = startCluster(ctx, dir, t.Namespace, t.options)
-	return err
-}
-
-// fill makes in the tenant's cluster what the tenant and the syncer would have.
-func (t *tenantCluster) fill(ctx context.Context, agent string) error {
-	_, port, err := net.SplitHostPort(agent)
-	if err != nil {
-		return err
-	}
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		return err
-	}
-	for _, object := range []client.Object{
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "web"}},
-		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "default"}},
-		&rbacv1.ClusterRole{
-			ObjectMeta: metav1.ObjectMeta{Name: tenancy.UserVNAgent},
-			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}}},
-		},
-		&rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: tenancy.UserVNAgent},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: tenancy.UserVNAgent},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: tenancy.UserVNAgent}},
-		},
-		&rbacv1.ClusterRole{
-			ObjectMeta: metav1.ObjectMeta{Name: "metrics-reader"},
-			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes/metrics"}, Verbs: []string{"get"}}},
-		},
-		&rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: "metrics-reader"},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "metrics-reader"},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "bulkhead:metrics-server"}},
-		},
-	} {
-		if err := t.Client.Create(ctx, object); err != nil {
-			return err
-		}
-	}
-	if err := makeNode(ctx, t.Client, nodeName, number); err != nil {
-		return err
-	}
-	t.pod = pod("web", "front", nodeName)
-	return t.Client.Create(ctx, t.pod)
 }
 
 func makeNode(ctx context.Context, c client.Client, name string, kubeletPort int) error {
@@ -312,24 +220,6 @@ func (e *environment) makeVirtualCluster(ctx context.Context, tenant *tenantClus
 	return nil
 }
 
-// secret is the tenant's vn-agent-kubeconfig with this client CA.
-func (t *tenantCluster) secret(ca *pki.CA) (*corev1.Secret, error) {
-	pair, err := t.CA.Issue(pki.Leaf{CommonName: tenancy.UserVNAgent, Usage: pki.Client})
-	if err != nil {
-		return nil, err
-	}
-	data, err := kubeconfig.Encode(kubeconfig.Config{Name: t.Name, Server: t.Config.Host, CA: t.CA.Cert, User: tenancy.UserVNAgent, Client: pair})
-	if err != nil {
-		return nil, err
-	}
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: t.ControlPlaneNamespace(), Name: tenancy.VNAgentKubeconfigSecret},
-		Data:       map[string][]byte{tenancy.KubeconfigKey: data, tenancy.KubeletClientCAKey: ca.Cert},
-	}
-	tenancy.MarkTenant(secret, t.Tenant, tenancy.ManagedByManager)
-	return secret, nil
-}
-
 // fillSuperFor makes what the syncer would have for the tenant's pod.
 func (e *environment) fillSuperFor(ctx context.Context, tenant *tenantCluster) error {
 	namespace := tenant.SuperNamespace("web")
@@ -346,54 +236,6 @@ func (e *environment) makeSuperNamespace(ctx context.Context, name string) error
 		return err
 	}
 	return e.super.Client.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "default"}})
-}
-
-// signCertificates does vc-manager's part of the serving certificate.
-func (e *environment) signCertificates(ctx context.Context) {
-	clientset := kubernetes.NewForConfigOrDie(e.super.Config)
-	requests := clientset.CertificatesV1().CertificateSigningRequests()
-	_ = wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		list, err := requests.List(ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + tenancy.VNAgentServingSigner})
-		if err != nil {
-			ctrl.Log.Error(err, "listing certificate signing requests")
-			return false, nil // tried again
-		}
-		for _, csr := range list.Items {
-			if len(csr.Status.Certificate) > 0 {
-				continue
-			}
-			if err := e.sign(ctx, clientset, &csr); err != nil {
-				ctrl.Log.Error(err, "signing a certificate")
-			}
-		}
-		return false, nil
-	})
-}
-
-func (e *environment) sign(ctx context.Context, clientset kubernetes.Interface, csr *certificatesv1.CertificateSigningRequest) error {
-	block, _ := pem.Decode(csr.Spec.Request)
-	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return err
-	}
-	wanted := []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth}
-	if !slices.Equal(csr.Spec.Usages, wanted) || csr.Spec.Username != "system:serviceaccount:bulkhead-system:vn-agent" {
-		return fmt.Errorf("request %s of %s asks for %v", csr.Name, csr.Spec.Username, csr.Spec.Usages)
-	}
-	csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Test"}}
-	approved, err := clientset.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{})
-	if err != nil {
-		return err
-	}
-	leaf := pki.Leaf{CommonName: request.Subject.CommonName, Hosts: request.DNSNames, Usage: pki.Server}
-	for _, ip := range request.IPAddresses {
-		leaf.Hosts = append(leaf.Hosts, ip.String())
-	}
-	if approved.Status.Certificate, err = e.servingCA.Sign(request.PublicKey, leaf); err != nil {
-		return err
-	}
-	_, err = clientset.CertificatesV1().CertificateSigningRequests().UpdateStatus(ctx, approved, metav1.UpdateOptions{})
-	return err
 }
 
 // startAgent runs the program as its ServiceAccount, with nothing but the rights
@@ -520,32 +362,4 @@ func eventually(ctx context.Context, f func() error) error {
 		return fmt.Errorf("%w: %w", err, last)
 	}
 	return nil
-}
-
-// tokenFor is a token of a ServiceAccount in the super cluster that may get these
-// paths and nothing else.
-func (e *environment) tokenFor(t *testing.T, name string, paths []string) string {
-	t.Helper()
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "bulkhead-system", Name: name}}
-	if err := client.IgnoreAlreadyExists(e.super.Client.Create(t.Context(), account)); err != nil {
-		t.Fatal(err)
-	}
-	if len(paths) > 0 {
-		for _, object := range []client.Object{
-			&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: []rbacv1.PolicyRule{{NonResourceURLs: paths, Verbs: []string{"get"}}}},
-			&rbacv1.ClusterRoleBinding{
-				ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
-				Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "bulkhead-system", Name: name}},
-			},
-		} {
-			if err := e.super.Client.Create(t.Context(), object); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	token, err := kubernetes.NewForConfigOrDie(e.super.Config).CoreV1().ServiceAccounts("bulkhead-system").CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token.Status.Token
 }
