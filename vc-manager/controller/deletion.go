@@ -18,21 +18,28 @@ import (
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/apply"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/controlplane"
 )
 
-// deletionInterval is how often a deletion is looked at if no event comes.
-const deletionInterval = 2 * time.Second
+// deletionInterval is how often a deletion is looked at if no event comes. Pods are
+// not watched, and are gone soon.
+const deletionInterval = 500 * time.Millisecond
 
 // delete takes a virtual cluster down: the syncer's objects first, while the
-// control plane can still say what they were, then the control plane with its
-// volumes. Each step is done from what is there, so that it does not matter how far
+// control plane can still say what they were, then the pods, then the namespace
+// with the volumes and all the rest. The super cluster would end the pods with the
+// namespace, too, but if it finds any left it looks again after half of their grace
+// period. Each step is done from what is there, so that it does not matter how far
 // the virtual cluster ever got, or how often this is interrupted.
 func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (reconcile.Result, error) {
 	if !controllerutil.ContainsFinalizer(vc, tenancy.FinalizerControlPlane) {
 		return reconcile.Result{}, nil
 	}
-	left, err := r.takeDown(ctx, vc)
-	if err != nil {
+	var left string
+	var err error
+	if controllerutil.ContainsFinalizer(vc, tenancy.FinalizerSyncer) {
+		left = "waiting for the syncer to remove the tenant's objects from the super cluster"
+	} else if left, err = r.takeDown(ctx, tenantOf(vc)); err != nil {
 		left = err.Error()
 	}
 	if left == "" {
@@ -52,12 +59,8 @@ func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualClus
 }
 
 // takeDown does what can be done now and says what is left; nothing if it is empty.
-func (r *Reconciler) takeDown(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (left string, err error) {
-	if controllerutil.ContainsFinalizer(vc, tenancy.FinalizerSyncer) {
-		return "waiting for the syncer to remove the tenant's objects from the super cluster", nil
-	}
-	r.tenants.Forget(vc.UID)
-	tenant := tenantOf(vc)
+func (r *Reconciler) takeDown(ctx context.Context, tenant tenancy.Tenant) (left string, err error) {
+	r.tenants.Forget(tenant.UID)
 	namespace := &corev1.Namespace{}
 	err = r.Live.Get(ctx, client.ObjectKey{Name: tenant.ControlPlaneNamespace()}, namespace)
 	switch {
@@ -70,14 +73,41 @@ func (r *Reconciler) takeDown(ctx context.Context, vc *tenancyv1alpha1.VirtualCl
 		// Somebody else's: nothing of ours was ever in it.
 		return "", nil
 	}
-	if !namespace.DeletionTimestamp.IsZero() {
-		return namespaceLeft(namespace), nil
+	if namespace.DeletionTimestamp.IsZero() {
+		if left, err := r.stopWorkloads(ctx, tenant); left != "" || err != nil {
+			return left, err
+		}
+		err = r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return "", fmt.Errorf("deleting namespace %s: %w", namespace.Name, err)
+		}
 	}
-	err = r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return "", fmt.Errorf("deleting namespace %s: %w", namespace.Name, err)
+	return namespaceLeft(namespace), nil
+}
+
+// stopWorkloads deletes the workloads and says which of their pods are left.
+func (r *Reconciler) stopWorkloads(ctx context.Context, tenant tenancy.Tenant) (left string, err error) {
+	applier := &apply.Applier{Writer: r.Client, Live: r.Live}
+	in := controlplane.Input{Tenant: tenant, Established: true}
+	for _, workload := range controlplane.Workloads(in) {
+		_, err := applier.Delete(ctx, tenant, workload)
+		var foreign *tenancy.ForeignError
+		if err != nil && !errors.As(err, &foreign) { // what is not ours goes with the namespace
+			return "", err
+		}
 	}
-	return "waiting until namespace " + namespace.Name + " is gone", nil
+	var pods corev1.PodList
+	if err := r.Live.List(ctx, &pods, client.InNamespace(tenant.ControlPlaneNamespace()), client.MatchingLabels{tenancy.LabelTenant: string(tenant.UID)}); err != nil {
+		return "", fmt.Errorf("listing the pods of namespace %s: %w", tenant.ControlPlaneNamespace(), err)
+	}
+	if len(pods.Items) == 0 {
+		return "", nil
+	}
+	names := make([]string, len(pods.Items))
+	for i, pod := range pods.Items {
+		names[i] = pod.Name
+	}
+	return "waiting until the pods have ended: " + strings.Join(names, ", "), nil
 }
 
 // namespaceLeft says in the super cluster's own words what is left in a namespace

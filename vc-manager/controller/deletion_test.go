@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -19,6 +20,7 @@ import (
 )
 
 func TestDeletedBeforeAnythingWasMade(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "classless", "no-such-class")
 	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, tenancyv1alpha1.ReasonClassNotFound)
 	waitEvent(t, vc, tenancyv1alpha1.ReasonClassNotFound)
@@ -26,6 +28,7 @@ func TestDeletedBeforeAnythingWasMade(t *testing.T) {
 }
 
 func TestDeletedWhileThePodsArePending(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "pending", newClass(t, nil))
 	waitCondition(t, vc, tenancyv1alpha1.ConditionCertificatesReady, metav1.ConditionTrue, reasonReady)
 	waitPod(t, vc, "etcd-0")
@@ -40,6 +43,7 @@ func waitPod(t *testing.T, vc *tenancyv1alpha1.VirtualCluster, name string) {
 
 // Deleted at once, wherever the first pass just is.
 func TestDeletedWhileItIsMade(t *testing.T) {
+	t.Parallel()
 	class := newClass(t, nil)
 	var clusters []*tenancyv1alpha1.VirtualCluster
 	for i := range 5 {
@@ -50,11 +54,13 @@ func TestDeletedWhileItIsMade(t *testing.T) {
 		clusters = append(clusters, vc)
 	}
 	for _, vc := range clusters {
-		deleteCluster(t, vc)
+		waitGone(t, vc)
+		waitGone(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tenantOf(vc).ControlPlaneNamespace()}})
 	}
 }
 
 func TestDeletionGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "interrupted", newClass(t, nil))
 	waitPod(t, vc, "etcd-0")
 	// Something in the namespace that does not go by itself.
@@ -75,7 +81,7 @@ func TestDeletionGoesOnAfterARestart(t *testing.T) {
 		}
 		return nil
 	})
-	restartManager(t, nil)
+	restartManager(t)
 	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, tenancyv1alpha1.ReasonDeleting)
 	held.Finalizers = nil
 	if err := super.Client.Patch(t.Context(), held, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
@@ -84,8 +90,41 @@ func TestDeletionGoesOnAfterARestart(t *testing.T) {
 	deleteCluster(t, vc)
 }
 
+// What a vc-manager with an old view of the super cluster made after the virtual
+// cluster was gone.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	for name, established := range map[string]bool{"never ran": false, "has held data": true} {
+		t.Run(name, func(t *testing.T) {
+			in := controlplane.Input{Tenant: tenancy.Tenant{UID: types.UID("gone-" + newNamespace(t)), Namespace: "team", Name: "orphan"}, Established: established}
+			namespace := controlplane.Namespace(in)
+			for _, object := range []client.Object{namespace, controlplane.EtcdConfig(in), controlplane.EtcdPeerService(in)} {
+				if err := super.Client.Create(t.Context(), object); err != nil {
+					t.Fatal(err)
+				}
+			}
+			restartManager(t)
+			if !established {
+				waitGone(t, namespace)
+				return
+			}
+			// It has been looked at when another orphan, made later, is gone.
+			later := controlplane.Namespace(controlplane.Input{Tenant: tenancy.Tenant{UID: in.Tenant.UID + "-later", Namespace: "team", Name: "orphan"}})
+			if err := super.Client.Create(t.Context(), later); err != nil {
+				t.Fatal(err)
+			}
+			waitGone(t, later)
+			mustGet(t, client.ObjectKeyFromObject(namespace), namespace)
+			if !namespace.DeletionTimestamp.IsZero() {
+				t.Error("a tenant's data is deleted")
+			}
+		})
+	}
+}
+
 // The tenant's workloads go before the control plane that describes them.
 func TestDeletionWaitsForTheSyncer(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "synced", newClass(t, nil), tenancy.FinalizerSyncer)
 	waitPod(t, vc, "etcd-0")
 	if err := super.Client.Delete(t.Context(), vc.DeepCopy()); err != nil {
@@ -130,6 +169,7 @@ func newVolume(t *testing.T, vc *tenancyv1alpha1.VirtualCluster, policy corev1.P
 }
 
 func TestDeletionWaitsForTheVolume(t *testing.T) {
+	t.Parallel()
 	class := newClass(t, func(spec *tenancyv1alpha1.VirtualClusterClassSpec) { spec.Etcd.Storage.StorageClassName = "test" })
 	vc := newCluster(t, "stored", class)
 	waitPod(t, vc, "etcd-0")
@@ -158,6 +198,7 @@ func TestDeletionWaitsForTheVolume(t *testing.T) {
 // Two virtual clusters of the same name, one after the other and side by side, have
 // nothing in common.
 func TestSameNames(t *testing.T) {
+	t.Parallel()
 	class := newClass(t, nil)
 	first, second := newCluster(t, "same", class), newCluster(t, "same", class)
 	waitPod(t, first, "etcd-0")

@@ -67,6 +67,7 @@ func TestExposureOf(t *testing.T) {
 // Everything comes up while the load balancer is waited for; its address then goes
 // into certificate and kubeconfig.
 func TestLoadBalancer(t *testing.T) {
+	t.Parallel()
 	class := newClass(t, func(spec *tenancyv1alpha1.VirtualClusterClassSpec) {
 		spec.Exposure = tenancyv1alpha1.ExposureSpec{Type: tenancyv1alpha1.ExposeLoadBalancer, Annotations: map[string]string{"cloud.example.org/internal": "true"}}
 	})
@@ -104,6 +105,7 @@ func TestLoadBalancer(t *testing.T) {
 }
 
 func TestExtraSANs(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "named", newClass(t, nil))
 	waitCondition(t, vc, tenancyv1alpha1.ConditionCertificatesReady, metav1.ConditionTrue, reasonReady)
 	// The tenant's owner may change these at any time.

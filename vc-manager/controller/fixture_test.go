@@ -195,25 +195,23 @@ func podAnnotation(t *testing.T, vc *tenancyv1alpha1.VirtualCluster, component s
 }
 
 // restartManager stops vc-manager and starts another, which knows nothing yet.
-func restartManager(t *testing.T, clock func() time.Time) {
+func restartManager(t *testing.T) {
 	t.Helper()
-	manager.stop()
-	if clock == nil {
-		clock = time.Now
-	}
-	next, err := startManager(context.Background(), clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manager = next
+	withoutManager(t, func() {})
 }
 
-// restartStopped starts vc-manager after a test stopped it.
-func restartStopped(t *testing.T) {
+// withoutManager does something while no vc-manager runs.
+func withoutManager(t *testing.T, do func()) {
 	t.Helper()
-	next, err := startManager(context.Background(), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manager = next
+	managerLock.Lock()
+	defer managerLock.Unlock()
+	manager.stop()
+	defer func() {
+		var err error
+		// Not the test's context: it runs on for other tests.
+		if manager, err = startManager(context.Background()); err != nil {
+			panic(err)
+		}
+	}()
+	do()
 }

@@ -15,9 +15,10 @@ import (
 )
 
 // A virtual cluster's names come from its UID, so what is in its way has to be put
-// there after it exists: here, while it waits for its class.
+// there after it exists: while it waits for its class, or no vc-manager runs.
 
 func TestForeignNamespace(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "taken", "class-of-taken")
 	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, tenancyv1alpha1.ReasonClassNotFound)
 	theirs := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tenantOf(vc).ControlPlaneNamespace()}}
@@ -48,6 +49,7 @@ func TestForeignNamespace(t *testing.T) {
 }
 
 func TestForeignObjectInTheNamespace(t *testing.T) {
+	t.Parallel()
 	for name, theirs := range map[string]client.Object{
 		"a service":   &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: tenancy.APIServerService}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1}}}},
 		"a ConfigMap": &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: controlplane.APIServer}, Data: map[string]string{"authentication.yaml": "anonymous for all"}},
@@ -60,19 +62,18 @@ func TestForeignObjectInTheNamespace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			class := newClass(t, nil)
-			// The syncer's finalizer stands in for a virtual cluster that exists and is
-			// not worked on: vc-manager is stopped while theirs is put in the way.
-			manager.stop()
-			vc := newCluster(t, "intruded", class)
-			namespace := controlplane.Namespace(controlplane.Input{Tenant: tenantOf(vc)})
-			if err := super.Client.Create(t.Context(), namespace); err != nil {
-				t.Fatal(err)
-			}
-			theirs.SetNamespace(namespace.Name)
-			if err := super.Client.Create(t.Context(), theirs); err != nil {
-				t.Fatal(err)
-			}
-			restartStopped(t)
+			var vc *tenancyv1alpha1.VirtualCluster
+			withoutManager(t, func() {
+				vc = newCluster(t, "intruded", class)
+				namespace := controlplane.Namespace(controlplane.Input{Tenant: tenantOf(vc)})
+				if err := super.Client.Create(t.Context(), namespace); err != nil {
+					t.Fatal(err)
+				}
+				theirs.SetNamespace(namespace.Name)
+				if err := super.Client.Create(t.Context(), theirs); err != nil {
+					t.Fatal(err)
+				}
+			})
 			taken := waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, tenancyv1alpha1.ReasonNameTaken)
 			if !strings.Contains(taken.Message, theirs.GetName()) {
 				t.Errorf("message %q", taken.Message)

@@ -26,6 +26,7 @@ import (
 // TestLife takes one virtual cluster with real processes through its life. The steps
 // build on each other: starting a control plane is what takes time.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	vc := newCluster(t, "life", newClass(t, nil))
 	namespace := tenantOf(vc).ControlPlaneNamespace()
 	kubelet.serve(namespace)
@@ -130,13 +131,13 @@ func secretData(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) map[string]str
 func restartChangesNothing(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	before := secretData(t, vc)
 	transition := waitReady(t, vc).LastTransitionTime
-	restartManager(t, nil)
+	restartManager(t)
 	// It has looked at everything once it has set right what was deleted here.
 	forced := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: controlplane.APIServer}}
 	if err := super.Client.Delete(t.Context(), forced); err != nil {
 		t.Fatal(err)
 	}
-	restartManager(t, nil)
+	restartManager(t)
 	eventually(t, func(ctx context.Context) error {
 		return super.Client.Get(ctx, client.ObjectKeyFromObject(forced), forced)
 	})
@@ -171,7 +172,9 @@ func driftIsSetRight(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 func certificatesAreRenewed(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	before := secretData(t, vc)
 	template := podAnnotation(t, vc, controlplane.ControllerManager)
-	restartManager(t, func() time.Time { return time.Now().Add(9 * 30 * 24 * time.Hour) })
+	clockAhead.Store(int64(9 * 30 * 24 * time.Hour))
+	defer clockAhead.Store(0)
+	restartManager(t)
 	eventually(t, func(context.Context) error {
 		for name, content := range secretData(t, vc) {
 			authority := strings.HasSuffix(name, "-ca") || name == certificates.ServiceAccountKey
@@ -184,7 +187,8 @@ func certificatesAreRenewed(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 		}
 		return nil
 	})
-	restartManager(t, nil)
+	clockAhead.Store(0)
+	restartManager(t)
 	waitReady(t, vc)
 	adminStill := tenantClient(t, vc, tenancy.AdminKubeconfigSecret)
 	if err := adminStill.Get(t.Context(), client.ObjectKey{Name: "default"}, &corev1.Namespace{}); err != nil {
@@ -211,12 +215,12 @@ func deletedClassChangesNothing(t *testing.T, vc *tenancyv1alpha1.VirtualCluster
 	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionTrue, tenancyv1alpha1.ReasonClassNotFound)
 	waitEvent(t, vc, tenancyv1alpha1.ReasonClassNotFound)
 	// And it is looked after: what is deleted comes back.
-	restartManager(t, nil)
+	restartManager(t)
 	secret := getSecret(t, vc, certificates.EtcdPeer)
 	if err := super.Client.Delete(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
-	restartManager(t, nil)
+	restartManager(t)
 	eventually(t, func(ctx context.Context) error {
 		return super.Client.Get(ctx, client.ObjectKeyFromObject(secret), &corev1.Secret{})
 	})
@@ -251,7 +255,7 @@ func lostAuthorityIsNotReplaced(t *testing.T, vc *tenancyv1alpha1.VirtualCluster
 	if err := super.Client.Delete(t.Context(), secret.DeepCopy()); err != nil {
 		t.Fatal(err)
 	}
-	restartManager(t, nil)
+	restartManager(t)
 	lost := waitCondition(t, vc, tenancyv1alpha1.ConditionCertificatesReady, metav1.ConditionFalse, reasonAuthorityLost)
 	if !strings.Contains(lost.Message, certificates.ClusterCA) {
 		t.Errorf("message %q", lost.Message)

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,12 +35,20 @@ import (
 const platformNamespace = "bulkhead-system"
 
 // super is the super cluster all tests of this package share, kubelet its node, and
-// manager the vc-manager under test.
+// manager the vc-manager under test. Tests run side by side, so that none waits for
+// the five seconds that a namespace takes to go; one may restart vc-manager at any
+// time under all others.
 var (
 	super   *testenv.Cluster
 	kubelet *node
-	manager *runningManager
+
+	managerLock sync.Mutex
+	manager     *runningManager
+	// clockAhead is how far vc-manager's clock is ahead, in nanoseconds.
+	clockAhead atomic.Int64
 )
+
+func now() time.Time { return time.Now().Add(time.Duration(clockAhead.Load())) }
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -74,7 +85,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if manager, err = startManager(ctx, time.Now); err != nil {
+	if manager, err = startManager(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -123,13 +134,19 @@ type runningManager struct {
 	done       chan error
 }
 
+// stop ends a vc-manager. One that does not end shows where it hangs.
 func (m *runningManager) stop() {
 	m.cancel()
-	<-m.done
+	select {
+	case <-m.done:
+	case <-time.After(20 * time.Second):
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+		<-m.done
+	}
 }
 
 // startManager runs a vc-manager with exactly the rights that package rbac lists.
-func startManager(ctx context.Context, now func() time.Time) (*runningManager, error) {
+func startManager(ctx context.Context) (*runningManager, error) {
 	limited, err := limitedConfig("vc-manager")
 	if err != nil {
 		return nil, err

@@ -38,7 +38,9 @@ type node struct {
 	mu    sync.Mutex
 	pods  map[types.UID]*runningPod
 	ports map[string]int // namespace and port of a Service -> loopback port
-	only  map[string]bool
+	only  map[string]bool // namespaces whose pods run here
+	// paused are those of them where nothing is started.
+	paused map[string]bool
 }
 
 type runningPod struct {
@@ -54,7 +56,7 @@ func newNode(super client.Client, dir string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]int{}, only: map[string]bool{}}, nil
+	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]int{}, only: map[string]bool{}, paused: map[string]bool{}}, nil
 }
 
 // serve lets the pods of a namespace run.
@@ -62,6 +64,7 @@ func (n *node) serve(namespace string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.only[namespace] = true
+	delete(n.paused, namespace)
 }
 
 // run does a kubelet's work until ctx ends.
@@ -101,6 +104,9 @@ func (n *node) sync(ctx context.Context) error {
 			}
 			wanted[pod.UID] = true
 			running := n.pods[pod.UID]
+			if (running == nil || running.ended()) && n.paused[namespace] {
+				continue
+			}
 			if running == nil || running.ended() {
 				started, err := n.start(ctx, pod)
 				if err != nil {
@@ -332,11 +338,11 @@ func (n *node) kill(t *testing.T, namespace, component string) {
 	t.Fatalf("no pod of %s runs in %s", component, namespace)
 }
 
-// pause keeps the pods of a namespace from being started again.
+// pause keeps the pods of a namespace from being started again, until serve.
 func (n *node) pause(namespace string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.only, namespace)
+	n.paused[namespace] = true
 }
 
 // refresh brings the running pods of a namespace what their Secrets say now, as a

@@ -58,7 +58,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 
 	vc := &tenancyv1alpha1.VirtualCluster{}
 	if err := r.Client.Get(ctx, request.NamespacedName, vc); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
+		if apierrors.IsNotFound(err) {
+			return r.collectOrphans(ctx, request.NamespacedName)
+		}
+		return reconcile.Result{}, fmt.Errorf("reading virtual cluster %s: %w", request.NamespacedName, err)
 	}
 	if !vc.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, vc)

@@ -32,6 +32,7 @@ const (
 	indexClassName      = "spec.className"
 	indexNamespace      = "controlPlaneNamespace"
 	indexClaimNamespace = "spec.claimRef.namespace"
+	indexTenant         = "tenant"
 )
 
 // CacheObjects are the kinds the Reconciler reads from its cache, and the share of
@@ -118,6 +119,9 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&tenancyv1alpha1.VirtualCluster{}, indexNamespace, func(object client.Object) []string {
 			return []string{tenantOf(object.(*tenancyv1alpha1.VirtualCluster)).ControlPlaneNamespace()}
+		}},
+		{&corev1.Namespace{}, indexTenant, func(object client.Object) []string {
+			return []string{object.GetAnnotations()[tenancy.AnnotationTenant]}
 		}},
 		{&corev1.PersistentVolume{}, indexClaimNamespace, func(object client.Object) []string {
 			if claim := object.(*corev1.PersistentVolume).Spec.ClaimRef; claim != nil {

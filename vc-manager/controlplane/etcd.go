@@ -25,6 +25,8 @@ const (
 
 	// etcdStateKey in ConfigMap etcd says whether etcd may begin with an empty volume.
 	etcdStateKey = "initial-cluster-state"
+	etcdNew      = "new"
+	etcdExisting = "existing"
 
 	// maxEtcdQuota is the largest database etcd's authors advise.
 	maxEtcdQuota = 8 << 30
@@ -140,9 +142,9 @@ func etcdVolume(in Input) corev1.PersistentVolumeClaim {
 // look like a tenant who deleted everything, and the syncer would delete their
 // workloads. So it refuses to start instead, until an operator restores it.
 func EtcdConfig(in Input) *corev1.ConfigMap {
-	state := "new"
+	state := etcdNew
 	if in.Established {
-		state = "existing"
+		state = etcdExisting
 	}
 	return &corev1.ConfigMap{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
@@ -150,6 +152,10 @@ func EtcdConfig(in Input) *corev1.ConfigMap {
 		Data:       map[string]string{etcdStateKey: state},
 	}
 }
+
+// EtcdEstablished tells whether the ConfigMap that EtcdConfig made says that the
+// tenant has had data.
+func EtcdEstablished(config *corev1.ConfigMap) bool { return config.Data[etcdStateKey] == etcdExisting }
 
 // EtcdService is what the apiserver connects to. It has an address, and that
 // address leads to the pod, before etcd is ready: the apiserver starts at the same

@@ -45,11 +45,11 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupTenancy, "virtualclusters/status virtualclusters/finalizers", []string{"patch", "update"}),
 		rule(groupTenancy, "virtualclusterclasses", read),
 
-		// The control plane. All of it is deleted with its namespace.
+		// The control plane. What has no right to delete here is deleted with its
+		// namespace.
 		rule(groupCore, "namespaces", append(read, "create", "patch", "delete")),
 		rule(groupCore, "services", append(read, "create", "patch", "delete")),
-		rule(groupApps, "deployments", append(read, "create", "patch", "delete")),
-		rule(groupApps, "statefulsets", append(read, "create", "patch")),
+		rule(groupApps, "deployments statefulsets", append(read, "create", "patch", "delete")),
 		rule(groupCore, "secrets configmaps", ensure),
 		rule(groupPolicy, "poddisruptionbudgets", ensure),
 		rule(groupNetworking, "networkpolicies", ensure),

@@ -99,7 +99,9 @@ func NewWatcher(dialer Dialer, notify func(types.NamespacedName)) *Watcher {
 // Start blocks until ctx ends and all goroutines with it.
 func (w *Watcher) Start(ctx context.Context) error {
 	<-ctx.Done()
+	w.mu.Lock() // a Watch that is under way has started its goroutine when it lets go
 	w.cancel()
+	w.mu.Unlock()
 	w.done.Wait()
 	return nil
 }
