@@ -54,8 +54,7 @@ const ResourceFormat = "text/plain; version=0.0.4; charset=utf-8"
 // Resource writes the tenant's view of a kubelet's /metrics/resource, both in
 // Prometheus' text format 0.0.4. node_* families are sums over the tenant's pods.
 func Resource(to io.Writer, from io.Reader, tenant Pods, counter *Counter) error {
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(from)
+	families, err := parse(from)
 	if err != nil {
 		return fmt.Errorf("parsing the kubelet's resource metrics: %w", err)
 	}
@@ -78,6 +77,19 @@ func Resource(to io.Writer, from io.Reader, tenant Pods, counter *Counter) error
 		}
 	}
 	return nil
+}
+
+// parse reads the text format. The parser of prometheus/common v0.67.5 panics on
+// some malformed input (a series of braces alone after a comment, found by
+// FuzzResource), which is an error here like any other.
+func parse(from io.Reader) (families map[string]*dto.MetricFamily, err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			families, err = nil, fmt.Errorf("malformed text: %v", problem)
+		}
+	}()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(from)
 }
 
 // ownSeries keeps the tenant's series of a family, under the tenant's names.
