@@ -45,7 +45,7 @@ e2e: $(LOCAL) ## End-to-end tests on the embedded super cluster (root)
 
 .PHONY: lint
 lint: ## golangci-lint, at the version that local/artifact pins
-	@bin/golangci-lint run --concurrency 2 ./...
+	@bin/golangci-lint run ./...
 
 .PHONY: generate
 generate: ## Write deep copies and CRDs anew from api/
