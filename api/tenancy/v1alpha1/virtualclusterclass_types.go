@@ -136,7 +136,7 @@ type StorageSpec struct {
 	// Size of the volume.
 	// +kubebuilder:default="2Gi"
 	// +optional
-	Size resource.Quantity `json:"size,omitempty"`
+	Size resource.Quantity `json:"size,omitzero"`
 }
 
 // MetricsServerSpec describes a control plane's metrics-server.
