@@ -37,7 +37,7 @@ type node struct {
 
 	mu    sync.Mutex
 	pods  map[types.UID]*runningPod
-	ports map[string]int // namespace and port of a Service -> loopback port
+	ports map[string]int  // namespace and port of a Service -> loopback port
 	only  map[string]bool // namespaces whose pods run here
 	// paused are those of them where nothing is started.
 	paused map[string]bool
