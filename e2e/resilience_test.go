@@ -31,11 +31,11 @@ func TestKillsLoseNothing(t *testing.T) {
 		namespace string
 		labels    client.MatchingLabels
 	}{
-		{"vc-manager", platform, client.MatchingLabels{"app.kubernetes.io/component": "vc-manager"}},
-		{"syncer", platform, client.MatchingLabels{"app.kubernetes.io/component": "syncer"}},
-		{"vn-agent", platform, client.MatchingLabels{"app.kubernetes.io/component": "vn-agent"}},
-		{"kube-apiserver", controlPlane, client.MatchingLabels{"app.kubernetes.io/component": "kube-apiserver"}},
-		{"etcd", controlPlane, client.MatchingLabels{"app.kubernetes.io/component": "etcd"}},
+		{"vc-manager", platform, client.MatchingLabels{"app.kubernetes.io/name": "vc-manager"}},
+		{"syncer", platform, client.MatchingLabels{"app.kubernetes.io/name": "syncer"}},
+		{"vn-agent", platform, client.MatchingLabels{"app.kubernetes.io/name": "vn-agent"}},
+		{"kube-apiserver", controlPlane, client.MatchingLabels{"app.kubernetes.io/name": "kube-apiserver"}},
+		{"etcd", controlPlane, client.MatchingLabels{"app.kubernetes.io/name": "etcd"}},
 	} {
 		t.Run(victim.program, func(t *testing.T) {
 			before, err := restarts(t.Context(), victim.namespace, victim.labels)
