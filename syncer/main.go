@@ -115,7 +115,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	if err := mgr.Add(credentials); err != nil {
 		return fmt.Errorf("adding the cache of credentials: %w", err)
 	}
-	reconciler := tenants.New(mgr.GetClient(), credentials, ctx)
+	reconciler := tenants.New(mgr.GetClient(), credentials)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
 		Kinds: kinds.All(), ProbeInterval: o.probeInterval, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),

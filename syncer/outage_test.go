@@ -175,7 +175,6 @@ func TestTenantsLeaveNoGoroutines(t *testing.T) {
 	cycle()
 	before := runtime.NumGoroutine()
 	cycle()
-	cycle()
 	// A link has dozens: one that stays would show.
 	eventually(t, "goroutines to end", func(context.Context) error {
 		if now := runtime.NumGoroutine(); now > before+10 {

@@ -11,6 +11,7 @@
 // sides and derives what to do. It keeps no state outside the clusters and may be
 // killed at any moment.
 //
-// The patrol of a later version, which compares whole kinds within a budget, goes
-// beside this package as syncer/patrol: it will walk Engine's links and add keys.
+// Two places are kept free. The patrol, which compares whole kinds within a budget,
+// goes beside this package as syncer/patrol: it walks Engine's links and adds keys.
+// The fair queue goes into package queue, behind the methods that are there now.
 package engine

@@ -36,10 +36,24 @@ func mergeMetadata(super client.Object, labels, annotations map[string]string) {
 	// What cannot be read was not written by this program: then nothing is taken away.
 	_ = json.Unmarshal([]byte(super.GetAnnotations()[tenancy.AnnotationCarried]), &before)
 	superLabels, superAnnotations := joined(super.GetLabels()), joined(super.GetAnnotations())
+	labels = withoutTheirs(labels, superLabels, before.Labels)
 	remove(superLabels, before.Labels)
 	remove(superAnnotations, append(before.Annotations, tenancy.AnnotationCarried))
 	super.SetLabels(joined(superLabels, labels))
 	super.SetAnnotations(joined(superAnnotations, annotations, carried(labels, annotations)))
+}
+
+// withoutTheirs leaves out what somebody else has put onto the super object with the
+// same value: both apiservers label a pod with its node's zone when it is bound,
+// and to take it over would cost a write for each pod.
+func withoutTheirs(labels, super map[string]string, carried []string) map[string]string {
+	out := map[string]string{}
+	for key, value := range labels {
+		if theirs, has := super[key]; !has || theirs != value || slices.Contains(carried, key) {
+			out[key] = value
+		}
+	}
+	return out
 }
 
 // remove takes keys away, but never one of our marks.
@@ -55,7 +69,9 @@ func remove(from map[string]string, keys []string) {
 // metadata.
 func setOwn(super, desired client.Object) {
 	super.SetLabels(joined(super.GetLabels(), desired.GetLabels()))
-	super.SetAnnotations(joined(super.GetAnnotations(), desired.GetAnnotations()))
+	annotations := joined(desired.GetAnnotations())
+	delete(annotations, tenancy.AnnotationCarried) // mergeMetadata has written it
+	super.SetAnnotations(joined(super.GetAnnotations(), annotations))
 }
 
 // joined makes one new map of several; the last one wins.

@@ -17,7 +17,7 @@ func TestMergeMetadata(t *testing.T) {
 		Labels:      joined(before, map[string]string{"by-super": "y", tenancy.LabelTenant: "u"}),
 		Annotations: joined(map[string]string{"note": "n", tenancy.AnnotationUID: "t"}, carried(before, map[string]string{"note": "n"})),
 	}}
-	mergeMetadata(super, map[string]string{"app": "b"}, nil)
+	mergeMetadata(super, map[string]string{"app": "b", "by-super": "y"}, nil)
 	wantLabels := map[string]string{"app": "b", "by-super": "y", tenancy.LabelTenant: "u"}
 	wantAnnotations := map[string]string{tenancy.AnnotationUID: "t", tenancy.AnnotationCarried: `{"labels":["app"]}`}
 	if diff := cmp.Diff(wantLabels, super.Labels); diff != "" {

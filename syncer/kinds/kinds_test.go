@@ -331,7 +331,9 @@ func TestTranslateEvent(t *testing.T) {
 }
 
 func TestPodStatus(t *testing.T) {
-	tenant := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "front", UID: "t", Generation: 3}, Spec: corev1.PodSpec{ReadinessGates: []corev1.PodReadinessGate{{ConditionType: "gate"}}}}
+	tenant := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "front", UID: "t", Generation: 3}, Spec: corev1.PodSpec{
+		ReadinessGates: []corev1.PodReadinessGate{{ConditionType: "gate"}}, Containers: []corev1.Container{{Name: "c"}},
+	}}
 	tenant.Status.Conditions = []corev1.PodCondition{{Type: "gate", Status: corev1.ConditionTrue}}
 	super := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "s", Generation: 5}}
 	super.Status = corev1.PodStatus{
@@ -340,7 +342,7 @@ func TestPodStatus(t *testing.T) {
 			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no node for " + demo().SuperNamespace("web") + "/front", ObservedGeneration: 4},
 			{Type: "gate", Status: corev1.ConditionFalse},
 		},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Message: "pod=front_" + demo().SuperNamespace("web") + "(s)"}}}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Message: "pod=front_" + demo().SuperNamespace("web") + "(s)"}}}, {Name: "injected"}},
 	}
 	before := super.DeepCopy()
 	upPodStatus(translation.NewMessage(demo(), "web", "s", "t"), super, tenant)

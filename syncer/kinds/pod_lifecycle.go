@@ -81,20 +81,15 @@ func finishPod(ctx context.Context, s *podSync) (time.Duration, error) {
 	keeper := tokens.Keeper{
 		Tenant: s.Link.Tenant().Tenant, TenantClient: s.TenantClient(), SuperClient: s.SuperClient(), SuperReader: s.SuperReader(),
 	}
-	again, err := keeper.Ensure(ctx, s.Tenant, s.Super)
-	if apierrors.IsAlreadyExists(err) {
-		err = engine.Wait("the cache to show the pod's tokens")
+	again, problem := keeper.Ensure(ctx, s.Tenant, s.Super)
+	if apierrors.IsAlreadyExists(problem) {
+		problem = engine.Wait("the cache to show the pod's tokens")
 	}
-	if err != nil {
-		return 0, err
-	}
+	// A pod without its tokens waits on its node, and the tenant sees it wait.
 	if s.Super.Spec.NodeName != "" && s.Tenant.Spec.NodeName == "" {
-		return again, bind(ctx, s)
+		return again, errors.Join(problem, bind(ctx, s))
 	}
-	if err := pushGates(ctx, s); err != nil {
-		return 0, err
-	}
-	return again, s.PushStatus(ctx)
+	return again, errors.Join(problem, pushGates(ctx, s), s.PushStatus(ctx))
 }
 
 // bind tells the tenant's apiserver where its pod runs. The node comes first: a

@@ -23,21 +23,20 @@ func podStatus(l *engine.Link, super, tenant *corev1.Pod) {
 func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
 	in := super.Status.DeepCopy()
 	out := corev1.PodStatus{
-		ObservedGeneration:         observed(super.Generation, in.ObservedGeneration, tenant.Generation, tenant.Status.ObservedGeneration),
-		Phase:                      in.Phase,
-		Message:                    message.Clean(in.Message),
-		Reason:                     in.Reason,
-		HostIP:                     in.HostIP,
-		HostIPs:                    in.HostIPs,
-		PodIP:                      in.PodIP,
-		PodIPs:                     in.PodIPs,
-		StartTime:                  in.StartTime,
-		QOSClass:                   in.QOSClass,
-		InitContainerStatuses:      cleanStatuses(message, in.InitContainerStatuses),
-		ContainerStatuses:          cleanStatuses(message, in.ContainerStatuses),
-		EphemeralContainerStatuses: cleanStatuses(message, in.EphemeralContainerStatuses),
-		AllocatedResources:         in.AllocatedResources,
-		Resources:                  in.Resources,
+		ObservedGeneration:    observed(super.Generation, in.ObservedGeneration, tenant.Generation, tenant.Status.ObservedGeneration),
+		Phase:                 in.Phase,
+		Message:               message.Clean(in.Message),
+		Reason:                in.Reason,
+		HostIP:                in.HostIP,
+		HostIPs:               in.HostIPs,
+		PodIP:                 in.PodIP,
+		PodIPs:                in.PodIPs,
+		StartTime:             in.StartTime,
+		QOSClass:              in.QOSClass,
+		InitContainerStatuses: cleanStatuses(message, tenant, in.InitContainerStatuses),
+		ContainerStatuses:     cleanStatuses(message, tenant, in.ContainerStatuses),
+		AllocatedResources:    in.AllocatedResources,
+		Resources:             in.Resources,
 	}
 	for _, condition := range in.Conditions {
 		if gated(tenant, condition.Type) {
@@ -66,7 +65,12 @@ func observed(super, superObserved, tenant, before int64) int64 {
 	return before
 }
 
-func cleanStatuses(message translation.Message, statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+// cleanStatuses leaves out containers that only the super cluster knows.
+func cleanStatuses(message translation.Message, tenant *corev1.Pod, statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+	statuses = slices.DeleteFunc(statuses, func(status corev1.ContainerStatus) bool {
+		named := func(c corev1.Container) bool { return c.Name == status.Name }
+		return !slices.ContainsFunc(tenant.Spec.Containers, named) && !slices.ContainsFunc(tenant.Spec.InitContainers, named)
+	})
 	for i := range statuses {
 		for _, state := range []*corev1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
 			if state.Waiting != nil {

@@ -117,9 +117,10 @@ func mergeService(super, desired *corev1.Service) {
 	}
 }
 
+// serviceStatus shows the load balancer; a Service that is none any more has none.
 func serviceStatus(super, tenant *corev1.Service) {
-	if tenant.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return
+	tenant.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	if tenant.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		tenant.Status.LoadBalancer = *super.Status.LoadBalancer.DeepCopy()
 	}
-	tenant.Status.LoadBalancer = *super.Status.LoadBalancer.DeepCopy()
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 func TestEveryKeyIsHandledAndNoneTwiceAtATime(t *testing.T) {
@@ -44,23 +46,19 @@ func TestEveryKeyIsHandledAndNoneTwiceAtATime(t *testing.T) {
 			q.Add(key)
 		}
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	complete := func(context.Context) (bool, error) {
 		mu.Lock()
-		complete := 0
-		for _, count := range handled {
-			if count >= 3 {
-				complete++
+		defer mu.Unlock()
+		count := 0
+		for _, times := range handled {
+			if times >= 3 {
+				count++
 			}
 		}
-		mu.Unlock()
-		if complete == keys {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d keys were handled again after an error and after a delay", complete, keys)
-		}
-		time.Sleep(time.Millisecond)
+		return count == keys, nil
+	}
+	if err := wait.PollUntilContextTimeout(ctx, time.Millisecond, 30*time.Second, true, complete); err != nil {
+		t.Fatalf("not every key was handled again after an error and after a delay: %v", handled)
 	}
 	cancel()
 	<-done

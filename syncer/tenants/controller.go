@@ -44,9 +44,8 @@ type Reconciler struct {
 	Client client.Client
 	// Credentials reads the Secrets with the syncer's kubeconfigs.
 	Credentials client.Reader
-	Engine      *engine.Engine
-	// Base is the context that links live in.
-	Base context.Context
+	// Engine runs the links. Whoever made it stops them all in the end.
+	Engine *engine.Engine
 
 	mu      sync.Mutex
 	running map[types.NamespacedName]running
@@ -111,7 +110,8 @@ func (r *Reconciler) run(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster
 		if err := r.addFinalizer(ctx, vc); err != nil {
 			return engine.State{}, err
 		}
-		if err := r.Engine.Start(r.Base, tenant, config); err != nil {
+		// A link lives longer than this call: until it is stopped.
+		if err := r.Engine.Start(context.WithoutCancel(ctx), tenant, config); err != nil {
 			return engine.State{}, fmt.Errorf("starting virtual cluster %s: %w", name, err)
 		}
 		r.mu.Lock()
@@ -147,7 +147,7 @@ func (r *Reconciler) credentials(ctx context.Context, tenant translation.Tenant)
 		return nil, sum, nil, fmt.Errorf("reading secret %s: %w", key, err)
 	}
 	if err := tenancy.CheckOwned(secret, tenant.Tenant, tenancy.ManagedByManager, "secret "+key.String()); err != nil {
-		return nil, sum, &engine.State{Reason: tenancyv1alpha1.ReasonNameTaken, Message: err.Error()}, nil
+		return nil, sum, &engine.State{Reason: tenancyv1alpha1.ReasonNameTaken, Message: err.Error()}, nil //nolint:nilerr // the state says it
 	}
 	data := secret.Data[tenancy.KubeconfigKey]
 	config, err := kubeconfig.RESTConfig(data)

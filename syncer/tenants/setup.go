@@ -28,9 +28,9 @@ const workers = 4
 const stateBuffer = 4096
 
 // New makes a Reconciler; the Engine is set before Setup.
-func New(c client.Client, credentials client.Reader, base context.Context) *Reconciler {
+func New(c client.Client, credentials client.Reader) *Reconciler {
 	return &Reconciler{
-		Client: c, Credentials: credentials, Base: base,
+		Client: c, Credentials: credentials,
 		running: map[types.NamespacedName]running{},
 		changed: make(chan event.GenericEvent, stateBuffer),
 	}

@@ -12,6 +12,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -89,7 +90,7 @@ func (k *Keeper) Ensure(ctx context.Context, tenant, super *corev1.Pod) (time.Du
 			next = one.due()
 		}
 	}
-	if err := k.write(ctx, secret, changed, state, present); err != nil {
+	if err := k.write(ctx, secret, changed, state); err != nil {
 		return 0, err
 	}
 	return max(next.Sub(now), time.Second), nil
@@ -156,7 +157,8 @@ func (k *Keeper) request(ctx context.Context, pod *corev1.Pod, token podspec.Tok
 	return []byte(request.Status.Token), issued{Expires: request.Status.ExpirationTimestamp.Time, Seconds: seconds}, nil
 }
 
-func (k *Keeper) write(ctx context.Context, before, changed *corev1.Secret, state, present map[string]issued) error {
+// write writes the tokens and what is known of them, if any has changed.
+func (k *Keeper) write(ctx context.Context, before, changed *corev1.Secret, state map[string]issued) error {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("encoding the state of the tokens: %w", err)
@@ -167,25 +169,13 @@ func (k *Keeper) write(ctx context.Context, before, changed *corev1.Secret, stat
 		if err := k.SuperClient.Create(ctx, changed); err != nil {
 			return fmt.Errorf("creating secret %s/%s: %w", changed.Namespace, changed.Name, err)
 		}
-	case same(state, present):
+	case equality.Semantic.DeepEqual(before, changed):
 	default:
 		if err := k.SuperClient.Patch(ctx, changed, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 			return fmt.Errorf("renewing tokens in secret %s/%s: %w", changed.Namespace, changed.Name, err)
 		}
 	}
 	return nil
-}
-
-func same(a, b map[string]issued) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for key, one := range a {
-		if other, ok := b[key]; !ok || !other.Expires.Equal(one.Expires) || other.Seconds != one.Seconds {
-			return false
-		}
-	}
-	return true
 }
 
 func finished(pod *corev1.Pod) bool {
