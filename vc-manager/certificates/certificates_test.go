@@ -262,7 +262,7 @@ func subset(have Secrets, names ...string) Secrets {
 func TestStartupFiles(t *testing.T) {
 	c := sample()
 	have := issued(t, c)
-	before := StartupFiles(have, []byte("node CA"))
+	before := StartupFiles(have, []byte("node CA"), "demo.example.org")
 	renewed, err := Leaves(c, have, time.Now().Add(300*24*time.Hour))
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +270,7 @@ func TestStartupFiles(t *testing.T) {
 	for _, secret := range renewed {
 		have[secret.Name] = secret
 	}
-	after := StartupFiles(have, []byte("node CA"))
+	after := StartupFiles(have, []byte("node CA"), "demo.example.org")
 	for component, want := range map[string]bool{
 		"etcd": false, "kube-apiserver": false, "kube-controller-manager": true, "metrics-server": true,
 	} {
@@ -279,8 +279,12 @@ func TestStartupFiles(t *testing.T) {
 		}
 	}
 	for component, want := range map[string]bool{"etcd": false, "kube-apiserver": true, "metrics-server": true} {
-		if changed := after[component] != StartupFiles(have, []byte("other"))[component]; changed != want {
+		if changed := after[component] != StartupFiles(have, []byte("other"), "demo.example.org")[component]; changed != want {
 			t.Errorf("%s is restarted by a new node CA: %v, want %v", component, changed, want)
+		}
+		moved := component == "kube-apiserver"
+		if changed := after[component] != StartupFiles(have, []byte("node CA"), "new.example.org")[component]; changed != moved {
+			t.Errorf("%s is restarted by a new endpoint: %v, want %v", component, changed, moved)
 		}
 	}
 }

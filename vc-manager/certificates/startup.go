@@ -20,12 +20,17 @@ import (
 //   - metrics-server reloads its serving and kubelet client certificates; not its
 //     kubeconfig or what verifies vn-agent.
 //
+// A file that changes reaches a running pod within a minute or two, whenever its
+// kubelet looks again. That is too long where a tenant waits for the apiserver to
+// answer at a new endpoint, the host of the apiserver's URL from outside, so that
+// replaces the pod too; it is ready in seconds.
+//
 // Only public parts go into a hash: it stands in an annotation.
-func StartupFiles(have Secrets, nodeAgentCA []byte) map[string]string {
+func StartupFiles(have Secrets, nodeAgentCA []byte, endpoint string) map[string]string {
 	cert := func(secret string) []byte { return have.get(secret, corev1.TLSCertKey) }
 	return map[string]string{
 		"etcd":           hash(cert(EtcdCA)),
-		"kube-apiserver": hash(cert(EtcdCA), have.get(ServiceAccountKey, PublicKeyKey), nodeAgentCA),
+		"kube-apiserver": hash(cert(EtcdCA), have.get(ServiceAccountKey, PublicKeyKey), nodeAgentCA, []byte(endpoint)),
 		"kube-controller-manager": hash(
 			have.kubeconfigCert(ControllerManagerKubeconfig), cert(ClusterCA), have.get(ServiceAccountKey, PublicKeyKey)),
 		"metrics-server": hash(have.kubeconfigCert(MetricsServerKubeconfig), nodeAgentCA),

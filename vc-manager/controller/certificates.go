@@ -39,7 +39,7 @@ func (p *pass) ensureCertificates(ctx context.Context) error {
 		if _, err := p.applier.All(ctx, p.Live, p.tenant, wanted); err != nil {
 			return err
 		}
-		p.known.startupFiles = certificates.StartupFiles(secrets, p.input.NodeAgentCA)
+		p.known.startupFiles = certificates.StartupFiles(secrets, p.input.NodeAgentCA, hostOf(p.exposure.url))
 		p.known.kubeconfig = secrets[certificates.ManagerKubeconfig].Data[tenancy.KubeconfigKey]
 		p.known.clusterCA = secrets[certificates.ClusterCA].Data[corev1.TLSCertKey]
 		p.known.digest, p.known.verified = p.digest(), p.Now()

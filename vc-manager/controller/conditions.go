@@ -63,6 +63,21 @@ func (p *pass) set(condition string, status metav1.ConditionStatus, reason, mess
 	}
 }
 
+// announceChange writes an event when the virtual cluster has become ready or has
+// ceased to be.
+func (p *pass) announceChange() {
+	before := meta.IsStatusConditionTrue(p.vc.Status.Conditions, tenancyv1alpha1.ConditionReady)
+	now := meta.FindStatusCondition(p.status.Conditions, tenancyv1alpha1.ConditionReady)
+	if now == nil || before == (now.Status == metav1.ConditionTrue) {
+		return
+	}
+	if before {
+		p.Recorder.Eventf(p.vc, nil, corev1.EventTypeWarning, "NotReady", "Reconcile", "%s", now.Message)
+	} else {
+		p.Recorder.Eventf(p.vc, nil, corev1.EventTypeNormal, "Ready", "Reconcile", "%s", now.Message)
+	}
+}
+
 func (p *pass) done(condition, message string) {
 	p.set(condition, metav1.ConditionTrue, reasonReady, message)
 }
@@ -147,7 +162,11 @@ func (p *pass) writeStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(p.status, p.vc.Status) {
 		return nil
 	}
-	return writeStatus(ctx, p.Client, p.vc, p.status)
+	if err := writeStatus(ctx, p.Client, p.vc, p.status); err != nil {
+		return err
+	}
+	p.announceChange()
+	return nil
 }
 
 func writeStatus(ctx context.Context, writer client.Client, vc *tenancyv1alpha1.VirtualCluster, status tenancyv1alpha1.VirtualClusterStatus) error {

@@ -87,3 +87,20 @@ func TestForeignObjectInTheNamespace(t *testing.T) {
 		})
 	}
 }
+
+// A namespace that held a tenant's data and is gone is not replaced by an empty one.
+func TestLostControlPlane(t *testing.T) {
+	t.Parallel()
+	vc := newCluster(t, "lost", "class-of-lost")
+	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, tenancyv1alpha1.ReasonClassNotFound)
+	if err := super.Client.Status().Patch(t.Context(), vc, client.RawPatch("application/merge-patch+json", []byte(`{"status":{"version":"v1.36.3"}}`))); err != nil {
+		t.Fatal(err)
+	}
+	newClassNamed(t, "class-of-lost", nil)
+	lost := waitCondition(t, vc, tenancyv1alpha1.ConditionNamespaceReady, metav1.ConditionFalse, reasonControlPlaneLost)
+	if !strings.Contains(lost.Message, "backup") {
+		t.Errorf("message %q", lost.Message)
+	}
+	waitEvent(t, vc, reasonControlPlaneLost)
+	deleteCluster(t, vc)
+}

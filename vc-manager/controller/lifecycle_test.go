@@ -57,6 +57,7 @@ func becomesReady(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	for _, condition := range ours {
 		waitCondition(t, vc, condition, metav1.ConditionTrue, reasonReady)
 	}
+	waitEvent(t, vc, "Ready")
 	if !strings.HasPrefix(vc.Status.Version, "v1.") || vc.Status.ControlPlaneNamespace != tenantOf(vc).ControlPlaneNamespace() {
 		t.Errorf("status %+v", vc.Status)
 	}
@@ -202,6 +203,7 @@ func killedAPIServerComesBack(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) 
 	kubelet.kill(t, namespace, controlplane.APIServer)
 	waitCondition(t, vc, tenancyv1alpha1.ConditionAPIServerReady, metav1.ConditionFalse, reasonWaiting)
 	waitCondition(t, vc, tenancyv1alpha1.ConditionReady, metav1.ConditionFalse, reasonWaiting)
+	waitEvent(t, vc, "NotReady")
 	kubelet.serve(namespace)
 	waitReady(t, vc)
 }
@@ -237,9 +239,7 @@ func deletedClassChangesNothing(t *testing.T, vc *tenancyv1alpha1.VirtualCluster
 		}
 		return nil
 	})
-	// The running apiserver has to show the new certificate before the cluster is
-	// ready: the stand-in for the kubelet brings it the new files.
-	kubelet.refresh(t, tenantOf(vc).ControlPlaneNamespace())
+	// An apiserver that shows the new certificate takes the place of the old.
 	waitReady(t, vc)
 	config, err := kubeconfig.RESTConfig(getSecret(t, vc, tenancy.AdminKubeconfigSecret).Data[tenancy.KubeconfigKey])
 	if err != nil {

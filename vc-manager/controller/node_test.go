@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -37,8 +38,10 @@ type node struct {
 
 	mu    sync.Mutex
 	pods  map[types.UID]*runningPod
-	ports map[string]int  // namespace and port of a Service -> loopback port
-	only  map[string]bool // namespaces whose pods run here
+	ports map[string]int // pod and port -> loopback port
+	// services are the loopback addresses of kube-apiservers' Services, by namespace.
+	services map[string]string
+	only     map[string]bool // namespaces whose pods run here
 	// paused are those of them where nothing is started.
 	paused map[string]bool
 }
@@ -56,7 +59,7 @@ func newNode(super client.Client, dir string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]int{}, only: map[string]bool{}, paused: map[string]bool{}}, nil
+	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]int{}, services: map[string]string{}, only: map[string]bool{}, paused: map[string]bool{}}, nil
 }
 
 // serve lets the pods of a namespace run.
@@ -163,7 +166,7 @@ func (n *node) start(ctx context.Context, pod *corev1.Pod) (*runningPod, error) 
 	}
 	running := &runningPod{
 		namespace: pod.Namespace, name: pod.Name, component: container.Name, process: process,
-		exited: make(chan struct{}), probe: n.prober(pod.Namespace, container.ReadinessProbe, rewrite),
+		exited: make(chan struct{}), probe: n.prober(pod, container.ReadinessProbe, rewrite),
 	}
 	go func() {
 		_ = process.Wait() // how it ended stands in its log
@@ -222,7 +225,7 @@ func (n *node) mount(ctx context.Context, pod *corev1.Pod, files string) (enviro
 // writeFile leads the kubeconfigs in it to loopback.
 func (n *node) writeFile(pod *corev1.Pod, path string, data []byte) error {
 	inCluster := fmt.Sprintf("kube-apiserver.%s.svc:6443", pod.Namespace)
-	data = bytes.ReplaceAll(data, []byte(inCluster), []byte(n.loopback(pod.Namespace, 6443)))
+	data = bytes.ReplaceAll(data, []byte(inCluster), []byte(n.service(pod.Namespace)))
 	if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, data) {
 		return nil
 	}
@@ -231,23 +234,23 @@ func (n *node) writeFile(pod *corev1.Pod, path string, data []byte) error {
 
 // rewriter turns what holds inside of a pod into what holds on loopback.
 func (n *node) rewriter(pod *corev1.Pod, dir, files string) func(string) string {
-	listen := func(port int) (from, to string) {
-		return "0.0.0.0:" + strconv.Itoa(port), n.loopback(pod.Namespace, port)
+	secure := func(port int) (from, to string) {
+		return fmt.Sprintf("--secure-port=%d", port), fmt.Sprintf("--secure-port=%d", n.port(pod.Namespace, pod.Name, port))
 	}
-	client, clientTo := listen(2379)
-	peer, peerTo := listen(2380)
+	apiServer, apiServerTo := secure(6443)
+	controllerManager, controllerManagerTo := secure(10257)
+	etcd := n.loopback(pod.Namespace, "etcd-0", 2379)
 	return strings.NewReplacer(
 		"/etc/kubernetes/control-plane", files, "/var/lib/etcd", filepath.Join(dir, "data"),
 		"$(POD_NAME)", pod.Name, "$(POD_IP)", "192.0.2.1",
-		client, clientTo, peer, peerTo, "127.0.0.1:2379", clientTo,
-		fmt.Sprintf("etcd-client.%s.svc:2379", pod.Namespace), clientTo,
-		"--secure-port=6443", "--secure-port="+strconv.Itoa(n.port(pod.Namespace, 6443)),
-		"--secure-port=10257", "--secure-port="+strconv.Itoa(n.port(pod.Namespace, 10257)),
+		"0.0.0.0:2379", etcd, "127.0.0.1:2379", etcd, fmt.Sprintf("etcd-client.%s.svc:2379", pod.Namespace), etcd,
+		"0.0.0.0:2380", n.loopback(pod.Namespace, "etcd-0", 2380),
+		apiServer, apiServerTo, controllerManager, controllerManagerTo,
 	).Replace
 }
 
-func (n *node) port(namespace string, port int) int {
-	key := fmt.Sprintf("%s:%d", namespace, port)
+func (n *node) port(namespace, pod string, port int) int {
+	key := fmt.Sprintf("%s/%s:%d", namespace, pod, port)
 	if n.ports[key] == 0 {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -259,12 +262,64 @@ func (n *node) port(namespace string, port int) int {
 	return n.ports[key]
 }
 
-func (n *node) loopback(namespace string, port int) string {
-	return "127.0.0.1:" + strconv.Itoa(n.port(namespace, port))
+func (n *node) loopback(namespace, pod string, port int) string {
+	return "127.0.0.1:" + strconv.Itoa(n.port(namespace, pod, port))
+}
+
+// service is the loopback address of a namespace's kube-apiserver, whichever pod
+// that is.
+func (n *node) service(namespace string) string {
+	if n.services[namespace] == "" {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		n.services[namespace] = listener.Addr().String()
+		go func() {
+			for {
+				connection, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go n.forward(namespace, connection)
+			}
+		}()
+	}
+	return n.services[namespace]
+}
+
+// forward does what kube-proxy does: it leads to a pod that is ready, or refuses.
+func (n *node) forward(namespace string, connection net.Conn) {
+	defer connection.Close()
+	pod, err := n.dialReady(context.Background(), namespace)
+	if err != nil {
+		return
+	}
+	defer pod.Close()
+	go func() {
+		_, _ = io.Copy(pod, connection)
+		pod.Close()
+	}()
+	_, _ = io.Copy(connection, pod)
+}
+
+func (n *node) dialReady(ctx context.Context, namespace string) (net.Conn, error) {
+	n.mu.Lock()
+	address := ""
+	for _, pod := range n.pods {
+		if pod.namespace == namespace && pod.component == controlplane.APIServer && pod.ready && !pod.ended() {
+			address = n.loopback(namespace, pod.name, 6443)
+		}
+	}
+	n.mu.Unlock()
+	if address == "" {
+		return nil, fmt.Errorf("no pod of kube-apiserver in %s is ready", namespace)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 // prober does a readiness probe as a kubelet would: without a client certificate.
-func (n *node) prober(namespace string, probe *corev1.Probe, rewrite func(string) string) func(context.Context) error {
+func (n *node) prober(pod *corev1.Pod, probe *corev1.Probe, rewrite func(string) string) func(context.Context) error {
 	if probe.Exec != nil {
 		return func(ctx context.Context) error {
 			var command []string
@@ -278,7 +333,7 @@ func (n *node) prober(namespace string, probe *corev1.Probe, rewrite func(string
 			return nil
 		}
 	}
-	url := "https://" + n.loopback(namespace, probe.HTTPGet.Port.IntValue()) + probe.HTTPGet.Path
+	url := "https://" + n.loopback(pod.Namespace, pod.Name, probe.HTTPGet.Port.IntValue()) + probe.HTTPGet.Path
 	kubelet := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, // as kubelets do
 	}}
@@ -345,23 +400,6 @@ func (n *node) pause(namespace string) {
 	n.paused[namespace] = true
 }
 
-// refresh brings the running pods of a namespace what their Secrets say now, as a
-// kubelet does about once a minute.
-func (n *node) refresh(t *testing.T, namespace string) {
-	t.Helper()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var pods corev1.PodList
-	if err := n.super.List(t.Context(), &pods, client.InNamespace(namespace)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range pods.Items {
-		if _, err := n.mount(t.Context(), &pods.Items[i], filepath.Join(n.dir, namespace, pods.Items[i].Name, "files")); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // toService leads every connection to the pod behind a Service.
 func (n *node) toService(service *corev1.Service) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -384,7 +422,7 @@ func (n *node) log(namespace, component string) string {
 }
 
 // DialContext is kube-proxy: it leads a Service's address to the pod behind it.
-func (n *node) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (n *node) DialContext(ctx context.Context, _, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -395,10 +433,7 @@ func (n *node) DialContext(ctx context.Context, network, address string) (net.Co
 	}
 	for _, service := range services.Items {
 		if service.Spec.ClusterIP == host {
-			n.mu.Lock()
-			loopback := n.loopback(service.Namespace, 6443)
-			n.mu.Unlock()
-			return new(net.Dialer).DialContext(ctx, network, loopback)
+			return n.dialReady(ctx, service.Namespace)
 		}
 	}
 	return nil, fmt.Errorf("no service has the address %s", host)

@@ -74,7 +74,7 @@ func keepClaim(object any) (any, error) {
 // SetupWithManager adds the controller to a manager whose cache has CacheObjects.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, registry prometheus.Registerer, workers int) error {
 	var err error
-	if r.metrics, err = newMetrics(registry); err != nil {
+	if r.metrics, err = newMetrics(registry, r.Client); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {

@@ -46,6 +46,10 @@ func (p *pass) observeTenant(ctx context.Context) error {
 	default:
 		p.done(tenancyv1alpha1.ConditionAPIServerReady, "a read through kube-apiserver succeeded")
 	}
+	if !p.isTrue(tenancyv1alpha1.ConditionEtcdReady) {
+		// Its probe comes around seldom, and that read went down to etcd.
+		p.done(tenancyv1alpha1.ConditionEtcdReady, "a read through kube-apiserver succeeded")
+	}
 	if p.status.Version != seen.Version {
 		p.status.Version = seen.Version
 		p.again = true // what depends on there being data waits for this

@@ -40,9 +40,7 @@ var (
 func SuperRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupTenancy, "virtualclusters", append(read, "patch")),
-		// finalizers: where owner references are protected, whoever writes events or
-		// status of an object may need it; here only our finalizer is set.
-		rule(groupTenancy, "virtualclusters/status virtualclusters/finalizers", []string{"patch", "update"}),
+		rule(groupTenancy, "virtualclusters/status", []string{"patch"}),
 		rule(groupTenancy, "virtualclusterclasses", read),
 
 		// The control plane. What has no right to delete here is deleted with its
@@ -59,7 +57,7 @@ func SuperRules() []rbacv1.PolicyRule {
 		{APIGroups: []string{groupRBAC}, Resources: []string{"roles"}, ResourceNames: controlplane.AccessRoles, Verbs: []string{"bind"}},
 
 		// Why a control plane is not ready; where it is reached; what is left of it.
-		rule(groupCore, "pods", []string{"get", "list"}),
+		rule(groupCore, "pods", []string{"list"}),
 		rule(groupCore, "nodes persistentvolumes", read),
 
 		// vn-agents' serving certificates.
@@ -67,7 +65,7 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupCertificates, "certificatesigningrequests/approval certificatesigningrequests/status", []string{"update"}),
 		{APIGroups: []string{groupCertificates}, Resources: []string{"signers"}, ResourceNames: []string{tenancy.VNAgentServingSigner}, Verbs: []string{"approve", "sign"}},
 
-		rule(groupEvents, "events", []string{"create", "patch", "update"}),
+		rule(groupEvents, "events", []string{"create", "patch"}),
 		// Who may read its own metrics.
 		rule(groupAuthentication, "tokenreviews", []string{"create"}),
 		rule(groupAuthorization, "subjectaccessreviews", []string{"create"}),
