@@ -85,27 +85,43 @@ func (r *Reconciler) takeDown(ctx context.Context, tenant tenancy.Tenant) (left 
 	return namespaceLeft(namespace), nil
 }
 
-// stopWorkloads deletes the workloads and says which of their pods are left.
+// stopWorkloads deletes the workloads and says which of their pods are left. etcd is
+// the last: an apiserver without it does not end before its grace period does.
 func (r *Reconciler) stopWorkloads(ctx context.Context, tenant tenancy.Tenant) (left string, err error) {
 	applier := &apply.Applier{Writer: r.Client, Live: r.Live}
-	in := controlplane.Input{Tenant: tenant, Established: true}
-	for _, workload := range controlplane.Workloads(in) {
-		_, err := applier.Delete(ctx, tenant, workload)
-		var foreign *tenancy.ForeignError
-		if err != nil && !errors.As(err, &foreign) { // what is not ours goes with the namespace
-			return "", err
+	workloads := controlplane.Workloads(controlplane.Input{Tenant: tenant, Established: true})
+	// In the reverse of the order in which they need each other.
+	for _, stage := range [][]client.Object{workloads[1:], workloads[:1]} {
+		for _, workload := range stage {
+			_, err := applier.Delete(ctx, tenant, workload)
+			var foreign *tenancy.ForeignError
+			if err != nil && !errors.As(err, &foreign) { // what is not ours goes with the namespace
+				return "", err
+			}
+		}
+		if left, err := r.podsLeft(ctx, tenant, stage); left != "" || err != nil {
+			return left, err
 		}
 	}
+	return "", nil
+}
+
+// podsLeft says which pods of workloads are left.
+func (r *Reconciler) podsLeft(ctx context.Context, tenant tenancy.Tenant, workloads []client.Object) (string, error) {
 	var pods corev1.PodList
 	if err := r.Live.List(ctx, &pods, client.InNamespace(tenant.ControlPlaneNamespace()), client.MatchingLabels{tenancy.LabelTenant: string(tenant.UID)}); err != nil {
 		return "", fmt.Errorf("listing the pods of namespace %s: %w", tenant.ControlPlaneNamespace(), err)
 	}
-	if len(pods.Items) == 0 {
-		return "", nil
+	var names []string
+	for _, pod := range pods.Items {
+		for _, workload := range workloads {
+			if pod.Labels[controlplane.LabelComponent] == workload.GetName() {
+				names = append(names, pod.Name)
+			}
+		}
 	}
-	names := make([]string, len(pods.Items))
-	for i, pod := range pods.Items {
-		names[i] = pod.Name
+	if len(names) == 0 {
+		return "", nil
 	}
 	return "waiting until the pods have ended: " + strings.Join(names, ", "), nil
 }

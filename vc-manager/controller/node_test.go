@@ -428,7 +428,7 @@ func (n *node) DialContext(ctx context.Context, _, address string) (net.Conn, er
 		return nil, err
 	}
 	var services corev1.ServiceList
-	if err := n.super.List(ctx, &services, client.MatchingLabels{"app.kubernetes.io/name": controlplane.APIServer}); err != nil {
+	if err := n.super.List(ctx, &services, client.MatchingLabels{controlplane.LabelComponent: controlplane.APIServer}); err != nil {
 		return nil, err
 	}
 	for _, service := range services.Items {

@@ -114,7 +114,7 @@ func (p *pass) trouble(ctx context.Context, workload client.Object) string {
 	}
 	var pods corev1.PodList
 	err := p.Live.List(ctx, &pods, client.InNamespace(workload.GetNamespace()),
-		client.MatchingLabels{"app.kubernetes.io/name": workload.GetName(), tenancy.LabelTenant: string(p.tenant.UID)})
+		client.MatchingLabels{controlplane.LabelComponent: workload.GetName(), tenancy.LabelTenant: string(p.tenant.UID)})
 	if err != nil {
 		return fmt.Sprintf("%s is not ready, and its pods cannot be read: %v", workload.GetName(), err)
 	}

@@ -74,7 +74,7 @@ func Foundations(in Input) []client.Object {
 	return objects
 }
 
-// Workloads are the control plane's pods. They start at the same time: etcd is
+// Workloads are the control plane's pods, etcd first. They start at the same time: etcd is
 // retried by the apiserver, the apiserver by controller-manager. metrics-server gives
 // up without an apiserver, so it comes when there is one.
 func Workloads(in Input) []client.Object {
@@ -105,13 +105,16 @@ func (in Input) meta(name, component string) metav1.ObjectMeta {
 	return meta
 }
 
+// LabelComponent, on every object of a control plane, holds the component's name.
+const LabelComponent = "app.kubernetes.io/name"
+
 func labels(component string) map[string]string {
-	return map[string]string{"app.kubernetes.io/name": component, "app.kubernetes.io/part-of": "bulkhead"}
+	return map[string]string{LabelComponent: component, "app.kubernetes.io/part-of": "bulkhead"}
 }
 
 // selector finds the pods of a component inside its namespace.
 func selector(component string) map[string]string {
-	return map[string]string{"app.kubernetes.io/name": component}
+	return map[string]string{LabelComponent: component}
 }
 
 // image is the class's choice or the installation's.
