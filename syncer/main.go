@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"os"
 
+	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -49,7 +52,10 @@ func run() error {
 	if err := o.validate(flag.Args()); err != nil {
 		return err
 	}
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+	// A stack tells nothing about what the log says: where it does, it is in the text.
+	log := zap.New(zap.UseFlagOptions(&logging), zap.StacktraceLevel(zapcore.DPanicLevel))
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
 
 	ctx := ctrl.SetupSignalHandler()
 	manager, err := newManager(o)
@@ -73,7 +79,8 @@ func newManager(o options) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the super cluster: %w", err)
 	}
-	config.QPS = -1 // the API server's priority and fairness limits us; each tenant has a limit of its own
+	config.WarningHandler = rest.NoWarnings{} // of the deprecation of Endpoints
+	config.QPS = -1                           // the API server's priority and fairness limits us; each tenant has a limit of its own
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme,
 		Cache:  engine.CacheOptions(),

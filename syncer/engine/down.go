@@ -28,6 +28,9 @@ type Down[T Object] struct {
 	OnDemand bool
 	// Wanted tells whether a tenant's object should be in the super cluster.
 	Wanted func(ctx context.Context, l *Link, tenant T) (bool, error)
+	// Linger is how long a super object stays after it is wanted no more and its
+	// tenant's object is still there, so that it is not made and deleted in turn.
+	Linger time.Duration
 	// SuperKey is where the object is in the super cluster.
 	SuperKey func(t translation.Tenant, namespace, name string) types.NamespacedName
 	// Metadata gives the labels and annotations that come from the tenant's object.
@@ -252,11 +255,19 @@ func (d *Down[T]) step(ctx context.Context, s *Sync[T]) (time.Duration, error) {
 		}
 	}
 	wanted, err := d.wanted(ctx, s)
+	if wanted || !present(s.Super) {
+		s.unwanted.forget(s.Key)
+	}
 	switch {
 	case err != nil:
 		return 0, err
 	case !wanted && !s.ours():
 		return 0, nil
+	case !wanted && present(s.Tenant) && d.Linger > 0 && s.standsFor():
+		if left := s.unwanted.left(s.Key, d.Linger, time.Now()); left > 0 {
+			return left, nil
+		}
+		return 0, s.DeleteSuper(ctx)
 	case present(s.Super) && (!wanted || (s.ours() && !s.standsFor())):
 		return 0, s.DeleteSuper(ctx)
 	case !present(s.Super) && d.OnDemand:

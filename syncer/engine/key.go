@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -83,4 +84,10 @@ func Wait(format string, args ...any) error { return &WaitError{For: fmt.Sprintf
 func isExpected(err error) bool {
 	var wait *WaitError
 	return errors.As(err, &wait) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled)
+}
+
+// isUnreachable tells whether a call failed before an apiserver could answer.
+func isUnreachable(err error) bool {
+	var call *url.Error
+	return errors.As(err, &call) && !errors.Is(err, context.Canceled)
 }

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,6 +43,13 @@ func TestIsExpected(t *testing.T) {
 		if isExpected(err) != want {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+func TestIsUnreachable(t *testing.T) {
+	refused := &url.Error{Op: "Get", URL: "https://x", Err: errors.New("connection refused")}
+	if !isUnreachable(fmt.Errorf("reading: %w", refused)) || isUnreachable(errors.New("other")) || isUnreachable(&url.Error{Err: context.Canceled}) {
+		t.Error("wrong")
 	}
 }
 

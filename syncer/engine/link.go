@@ -54,7 +54,8 @@ type Link struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	recent recentEvents
+	recent   recentEvents
+	unwanted unwanted
 
 	mu    sync.Mutex
 	state State
@@ -313,6 +314,10 @@ func (l *Link) handle(ctx context.Context, key Key) (again time.Duration, err er
 	again, err = l.engine.kinds[key.Resource].reconcile(ctx, l, key)
 	switch {
 	case err == nil:
+	case isUnreachable(err):
+		// The link's state says so once, for all keys.
+		result = "unreachable"
+		l.log.V(1).Info("trying again", "key", key, "reason", err.Error())
 	case isExpected(err):
 		result = "wait"
 		l.log.V(1).Info("trying again", "key", key, "reason", err.Error())

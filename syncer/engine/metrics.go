@@ -10,7 +10,7 @@ import (
 var (
 	reconciles = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "bulkhead_syncer_reconcile_seconds",
-		Help:    "Time to handle one key, by kind and result (ok, wait, error, panic).",
+		Help:    "Time to handle one key, by kind and result (ok, wait, unreachable, error, panic).",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
 	}, []string{"kind", "result"})
 

@@ -19,6 +19,7 @@ func configMaps() engine.Kind {
 			return types.NamespacedName{Namespace: t.SuperNamespace(namespace), Name: tenancy.SuperConfigMap(name)}
 		},
 		Wanted: usedByPods[*corev1.ConfigMap](indexConfigMap),
+		Linger: referenceLinger,
 		Translate: func(_ context.Context, _ *engine.Link, tenant *corev1.ConfigMap) (*corev1.ConfigMap, []translation.Finding, error) {
 			tenant = tenant.DeepCopy()
 			return &corev1.ConfigMap{Data: tenant.Data, BinaryData: tenant.BinaryData, Immutable: tenant.Immutable}, nil, nil

@@ -82,8 +82,13 @@ func finishPod(ctx context.Context, s *podSync) (time.Duration, error) {
 		Tenant: s.Link.Tenant().Tenant, TenantClient: s.TenantClient(), SuperClient: s.SuperClient(), SuperReader: s.SuperReader(),
 	}
 	again, problem := keeper.Ensure(ctx, s.Tenant, s.Super)
-	if apierrors.IsAlreadyExists(problem) {
+	switch {
+	case apierrors.IsAlreadyExists(problem):
 		problem = engine.Wait("the cache to show the pod's tokens")
+	case apierrors.IsNotFound(problem):
+		// The pod is gone, which comes as an event, or its ServiceAccount is.
+		s.Warn(ctx, s.Tenant, "TokenNotIssued", problem.Error())
+		problem = engine.Wait("the pod's tokens")
 	}
 	// A pod without its tokens waits on its node, and the tenant sees it wait.
 	if s.Super.Spec.NodeName != "" && s.Tenant.Spec.NodeName == "" {

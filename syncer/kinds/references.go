@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,6 +21,10 @@ const (
 	indexConfigMap      = "config-map"
 	indexServiceAccount = "service-account"
 )
+
+// referenceLinger is how long something stays after the last pod that refers to it:
+// the next pod of a Job may be about to come.
+const referenceLinger = 5 * time.Second
 
 func podIndexes() map[string]client.IndexerFunc {
 	by := func(names func(podspec.References) map[string]bool) client.IndexerFunc {

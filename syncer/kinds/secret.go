@@ -14,6 +14,7 @@ func secrets() engine.Kind {
 	return &engine.Down[*corev1.Secret]{
 		Name:   "secrets",
 		Wanted: usedByPods[*corev1.Secret](indexSecret),
+		Linger: referenceLinger,
 		Translate: func(_ context.Context, _ *engine.Link, tenant *corev1.Secret) (*corev1.Secret, []translation.Finding, error) {
 			return translateSecret(tenant), nil, nil
 		},

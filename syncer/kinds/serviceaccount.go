@@ -20,6 +20,7 @@ func serviceAccounts() engine.Kind {
 			return types.NamespacedName{Namespace: t.SuperNamespace(namespace), Name: tenancy.SuperServiceAccount(name)}
 		},
 		Wanted: usedByPods[*corev1.ServiceAccount](indexServiceAccount),
+		Linger: referenceLinger,
 		Translate: func(_ context.Context, _ *engine.Link, tenant *corev1.ServiceAccount) (*corev1.ServiceAccount, []translation.Finding, error) {
 			return translateServiceAccount(tenant), nil, nil
 		},

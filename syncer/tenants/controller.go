@@ -174,14 +174,13 @@ func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualClus
 	if !controllerutil.ContainsFinalizer(vc, tenancy.FinalizerSyncer) {
 		return ctrl.Result{}, nil
 	}
-	left, err := r.deleteNamespaces(ctx, vc)
+	left, err := r.clear(ctx, vc)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if left > 0 {
-		state := engine.State{Reason: tenancyv1alpha1.ReasonDeleting, Message: fmt.Sprintf("%d namespaces of the virtual cluster are being deleted", left)}
-		// The namespaces' own events lead here again; the time is for those that hang.
-		return ctrl.Result{RequeueAfter: 10 * time.Second}, r.setSynced(ctx, vc, state)
+	if left != "" {
+		state := engine.State{Reason: tenancyv1alpha1.ReasonDeleting, Message: "being deleted in the super cluster: " + left}
+		return ctrl.Result{RequeueAfter: deletionInterval}, r.setSynced(ctx, vc, state)
 	}
 	before := vc.DeepCopy()
 	controllerutil.RemoveFinalizer(vc, tenancy.FinalizerSyncer)
@@ -189,30 +188,6 @@ func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualClus
 		return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("removing our finalizer from virtual cluster %s/%s: %w", vc.Namespace, vc.Name, err))
 	}
 	return ctrl.Result{}, nil
-}
-
-// deleteNamespaces deletes the super namespaces of a tenant, each with a UID
-// precondition, and returns how many there still are. It asks the super cluster
-// itself: a namespace that was made a moment ago must not be missed.
-func (r *Reconciler) deleteNamespaces(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (int, error) {
-	var list corev1.NamespaceList
-	err := r.Engine.Live().List(ctx, &list, client.MatchingLabels{
-		tenancy.LabelTenant: string(vc.UID), tenancy.LabelManagedBy: tenancy.ManagedBySyncer,
-	})
-	if err != nil {
-		return 0, fmt.Errorf("listing the namespaces of virtual cluster %s/%s: %w", vc.Namespace, vc.Name, err)
-	}
-	for i := range list.Items {
-		namespace := &list.Items[i]
-		if namespace.DeletionTimestamp != nil {
-			continue
-		}
-		err := r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return 0, fmt.Errorf("deleting namespace %s: %w", namespace.Name, err)
-		}
-	}
-	return len(list.Items), nil
 }
 
 func (r *Reconciler) runningOf(name types.NamespacedName) (running, bool) {
