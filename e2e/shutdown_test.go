@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,15 +32,17 @@ func TestShutdown(t *testing.T) {
 func killEverything(t *testing.T) {
 	demo := openTenant(t, "tenants", "demo")
 	demo.kubectl(t, "create", "configmap", "kept", "--from-literal=a=b")
-	for range 20 { // supervisors restart what they can until they are dead too
+	// Supervisors restart what they can until they are dead too.
+	eventually(t, time.Minute, "all processes are dead", func(context.Context) error {
 		pids := clusterProcesses(t)
-		if len(pids) == 0 {
-			break
-		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 		}
-	}
+		if len(pids) > 0 {
+			return fmt.Errorf("%d processes live", len(pids))
+		}
+		return nil
+	})
 	if err := local(t.Context(), "up"); err != nil {
 		t.Fatalf("up after kill -9 of everything: %v", err)
 	}
@@ -68,7 +71,8 @@ func killEverything(t *testing.T) {
 	})
 }
 
-// clusterProcesses lists all processes in the embedded cluster's cgroups.
+// clusterProcesses lists all living processes in the embedded cluster's cgroups.
+// Dead ones that nobody has waited for yet do not count.
 func clusterProcesses(t *testing.T) []int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -77,12 +81,14 @@ func clusterProcesses(t *testing.T) []int {
 	}
 	var pids []int
 	for _, entry := range entries {
-		var pid int
-		if _, err := fmt.Sscanf(entry.Name(), "%d", &pid); err != nil {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
 			continue
 		}
-		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup")) // gone: no process of ours
-		if strings.Contains(string(cgroup), "/bulkhead-local") {
+		// One that has gone meanwhile has neither file.
+		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
+		status, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "status"))
+		if strings.Contains(string(cgroup), "/bulkhead-local") && !strings.Contains(string(status), "State:\tZ") {
 			pids = append(pids, pid)
 		}
 	}
