@@ -26,11 +26,12 @@ import (
 const deletionInterval = 500 * time.Millisecond
 
 // delete takes a virtual cluster down: the syncer's objects first, while the
-// control plane can still say what they were, then the pods, then the namespace
-// with the volumes and all the rest. The super cluster would end the pods with the
-// namespace, too, but if it finds any left it looks again after half of their grace
-// period. Each step is done from what is there, so that it does not matter how far
-// the virtual cluster ever got, or how often this is interrupted.
+// control plane can still say what they were, then the pods, then the volume and
+// the namespace with all the rest. The super cluster would delete pods and volumes
+// with the namespace, too, but if something is left when it looks, it looks again
+// after half of a pod's grace period, or after 5 s, then 10 s. Each step is done from
+// what is there, so that it does not matter how far the virtual cluster ever got, or
+// how often this is interrupted.
 func (r *Reconciler) delete(ctx context.Context, vc *tenancyv1alpha1.VirtualCluster) (reconcile.Result, error) {
 	if !controllerutil.ContainsFinalizer(vc, tenancy.FinalizerControlPlane) {
 		return reconcile.Result{}, nil
@@ -76,6 +77,9 @@ func (r *Reconciler) takeDown(ctx context.Context, tenant tenancy.Tenant) (left 
 	if namespace.DeletionTimestamp.IsZero() {
 		if left, err := r.stopWorkloads(ctx, tenant); left != "" || err != nil {
 			return left, err
+		}
+		if err := r.deleteClaims(ctx, tenant); err != nil {
+			return "", err
 		}
 		err = r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
 		if err != nil && !apierrors.IsNotFound(err) {
@@ -124,6 +128,21 @@ func (r *Reconciler) podsLeft(ctx context.Context, tenant tenancy.Tenant, worklo
 		return "", nil
 	}
 	return "waiting until the pods have ended: " + strings.Join(names, ", "), nil
+}
+
+// deleteClaims deletes the claims of volumes. They are gone soon: no pod uses them.
+func (r *Reconciler) deleteClaims(ctx context.Context, tenant tenancy.Tenant) error {
+	var claims corev1.PersistentVolumeClaimList
+	if err := r.Live.List(ctx, &claims, client.InNamespace(tenant.ControlPlaneNamespace()), client.MatchingLabels{tenancy.LabelTenant: string(tenant.UID)}); err != nil {
+		return fmt.Errorf("listing the claims of namespace %s: %w", tenant.ControlPlaneNamespace(), err)
+	}
+	for _, claim := range claims.Items {
+		err := r.Client.Delete(ctx, &claim, client.Preconditions{UID: &claim.UID})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("deleting claim %s: %w", client.ObjectKeyFromObject(&claim), err)
+		}
+	}
+	return nil
 }
 
 // namespaceLeft says in the super cluster's own words what is left in a namespace

@@ -48,6 +48,7 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupCore, "namespaces", append(read, "create", "patch", "delete")),
 		rule(groupCore, "services", append(read, "create", "patch", "delete")),
 		rule(groupApps, "deployments statefulsets", append(read, "create", "patch", "delete")),
+		rule(groupCore, "persistentvolumeclaims", []string{"list", "delete"}),
 		rule(groupCore, "secrets configmaps", ensure),
 		rule(groupPolicy, "poddisruptionbudgets", ensure),
 		rule(groupNetworking, "networkpolicies", ensure),

@@ -13,6 +13,10 @@ import (
 const (
 	lookTimeout      = 5 * time.Second
 	bootstrapTimeout = 30 * time.Second
+	// doubtful is for how long an apiserver that answered before may fail to, while it
+	// is looked at in quick succession, before that is reported: a connection that
+	// breaks is no outage.
+	doubtful = 2 * time.Second
 	// bootstrapInterval is how often what the tenant may have changed is set back.
 	bootstrapInterval = 10 * time.Minute
 )
@@ -44,12 +48,21 @@ func newAttendant(dialer Dialer, target Target) (*attendant, error) {
 func (a *attendant) run(ctx context.Context, changed func()) {
 	defer a.server.close()
 	waitingSince := time.Now()
+	answers := false
+	var silentSince time.Time
 	for {
 		seen := a.look(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if a.store(seen) {
+		switch {
+		case seen.Read == nil:
+			answers, silentSince = true, time.Time{}
+		case silentSince.IsZero():
+			silentSince = time.Now()
+		}
+		inDoubt := seen.Read != nil && answers && time.Since(silentSince) < doubtful
+		if !inDoubt && a.store(seen) {
 			changed()
 		}
 		interval := urgentInterval

@@ -22,8 +22,9 @@ import (
 )
 
 // dialTimeout is short: the apiserver is in the same cluster, and a connection that
-// is attempted before the Service's address leads anywhere may never be answered.
-const dialTimeout = time.Second
+// is attempted while the Service's address begins to lead somewhere may never be
+// answered. The next look is not far.
+const dialTimeout = 500 * time.Millisecond
 
 var errNotLooked = errors.New("the tenant's kube-apiserver does not answer yet")
 
