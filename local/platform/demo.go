@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
@@ -24,6 +26,10 @@ const (
 // DemoKubeconfig is the file with the demo tenant's kubeconfig.
 func DemoKubeconfig(l layout.Layout) string { return filepath.Join(l.State(), "demo.kubeconfig") }
 
+// answerTimeout bounds the wait for the tenant's apiserver after a crash of the
+// whole machine: its pods, and those it needs, have to come back first.
+const answerTimeout = 4 * time.Minute
+
 // Demo makes the virtual cluster "demo", writes its kubeconfig and runs
 // examples/hello.yaml in it as its tenant would. It returns when the workload is
 // available.
@@ -34,37 +40,72 @@ func Demo(ctx context.Context, l layout.Layout, step func(format string, a ...an
 	examples := filepath.Join(l.Root, "examples")
 	name := "virtualcluster/" + DemoName
 	kubeconfigFile := DemoKubeconfig(l)
-	for _, s := range []struct {
-		doing string
-		tool  string
-		args  []string
-	}{
-		{"creating virtual cluster " + DemoName, "kubectl", []string{"apply", "-f", filepath.Join(examples, "demo-virtualcluster.yaml")}},
-		{"waiting until virtual cluster " + DemoName + " is Ready", "kubectl", []string{"wait", "--for=condition=Ready", "-n", DemoNamespace, name, "--timeout=4m"}},
-		{"writing " + filepath.Base(kubeconfigFile), "kubectl-vc", []string{"kubeconfig", DemoName, "-n", DemoNamespace, "--output", kubeconfigFile}},
-		{"applying examples/hello.yaml as the tenant", "kubectl", []string{"--kubeconfig", kubeconfigFile, "apply", "-f", filepath.Join(examples, "hello.yaml")}},
-		{"waiting for the tenant's Deployment hello", "kubectl", []string{"--kubeconfig", kubeconfigFile, "rollout", "status", "deployment/hello", "-n", "default", "--timeout=4m"}},
-	} {
-		step("%s", s.doing)
-		if err := run(l, tool(ctx, l, s.tool, s.args...), "demo.log", s.doing); err != nil {
-			return err
-		}
+	do := func(doing, program string, args ...string) error {
+		step("%s", doing)
+		return run(l, tool(ctx, l, program, args...), "demo.log", doing)
+	}
+	if err := do("creating virtual cluster "+DemoName, "kubectl", "apply", "-f", filepath.Join(examples, "demo-virtualcluster.yaml")); err != nil {
+		return err
+	}
+	if err := do("waiting until virtual cluster "+DemoName+" is Ready", "kubectl", "wait", "--for=condition=Ready", "-n", DemoNamespace, name, "--timeout=4m"); err != nil {
+		return err
+	}
+	if err := do("writing "+filepath.Base(kubeconfigFile), "kubectl-vc", "kubeconfig", DemoName, "-n", DemoNamespace, "--output", kubeconfigFile); err != nil {
+		return err
+	}
+	step("waiting until the tenant's apiserver answers")
+	if err := awaitAnswer(ctx, kubeconfigFile); err != nil {
+		return err
+	}
+	if err := do("applying examples/hello.yaml as the tenant", "kubectl", "--kubeconfig", kubeconfigFile, "apply", "-f", filepath.Join(examples, "hello.yaml")); err != nil {
+		return err
+	}
+	return do("waiting for the tenant's Deployment hello", "kubectl", "--kubeconfig", kubeconfigFile, "rollout", "status", "deployment/hello", "-n", "default", "--timeout=4m")
+}
+
+// awaitAnswer returns when the tenant's apiserver serves. Ready alone does not say
+// so after everything was killed: it was true then, and nobody was left to take it
+// back.
+func awaitAnswer(ctx context.Context, kubeconfigFile string) error {
+	c, err := open(kubeconfigFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var last error
+	err = wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		last = c.Get(ctx, client.ObjectKey{Name: "default"}, &corev1.Namespace{})
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the tenant's apiserver did not answer within %s: %w", answerTimeout, last)
 	}
 	return nil
 }
 
-func ensureNamespace(ctx context.Context, l layout.Layout, name string) error {
-	data, err := os.ReadFile(l.SuperKubeconfig())
+// open makes a client of the cluster that a kubeconfig file names.
+func open(kubeconfigFile string) (client.Client, error) {
+	data, err := os.ReadFile(kubeconfigFile)
 	if err != nil {
-		return fmt.Errorf("reading the super cluster's kubeconfig: %w", err)
+		return nil, fmt.Errorf("reading %s: %w", filepath.Base(kubeconfigFile), err)
 	}
 	restConfig, err := kubeconfig.RESTConfig(data)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading %s: %w", filepath.Base(kubeconfigFile), err)
 	}
+	restConfig.Timeout = 10 * time.Second
 	c, err := client.New(restConfig, client.Options{})
 	if err != nil {
-		return fmt.Errorf("making a client of the super cluster: %w", err)
+		return nil, fmt.Errorf("making a client from %s: %w", filepath.Base(kubeconfigFile), err)
+	}
+	return c, nil
+}
+
+func ensureNamespace(ctx context.Context, l layout.Layout, name string) error {
+	c, err := open(l.SuperKubeconfig())
+	if err != nil {
+		return err
 	}
 	err = c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
