@@ -20,7 +20,6 @@ const (
 	ruleOverhead     = "the overhead is the platform's own setting"
 	ruleEphemeral    = "ephemeral containers are not carried yet"
 	ruleProjection   = "this projected source is not offered"
-	ruleFQDN         = "the host name is always the short one"
 	ruleCertificates = "certificates and trust bundles of the cluster are not offered to pods"
 )
 

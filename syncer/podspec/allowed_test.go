@@ -55,6 +55,7 @@ func TestPlainFieldsPassUnchanged(t *testing.T) {
 	// What differs by design:
 	want := before.Spec.DeepCopy()
 	automount, links := false, false
+	want.HostnameOverride = &want.Hostname // see TestHostname
 	want.DNSPolicy, want.DNSConfig = super.Spec.DNSPolicy, super.Spec.DNSConfig
 	want.DeprecatedServiceAccount, want.SchedulerName = "", ""
 	want.ServiceAccountName, want.AutomountServiceAccountToken, want.EnableServiceLinks = "app", &automount, &links

@@ -1,7 +1,9 @@
 package podspec
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -17,9 +19,6 @@ const (
 // dns makes ClusterFirst mean the tenant's cluster: its DNS Service and its names,
 // which the super cluster's kubelet does not know (D7).
 func (t *translator) dns() {
-	if fqdn := t.in.SetHostnameAsFQDN; fqdn != nil && *fqdn && t.in.Subdomain != "" {
-		t.ignore("spec.setHostnameAsFQDN", ruleFQDN)
-	}
 	t.out.DNSConfig = t.in.DNSConfig
 	switch t.in.DNSPolicy {
 	case corev1.DNSDefault, corev1.DNSNone:
@@ -43,6 +42,36 @@ func (t *translator) dns() {
 		}
 	}
 	t.out.DNSConfig = config
+}
+
+// maxHostname is the longest name that a kubelet gives a host, in characters.
+const maxHostname = 63
+
+// hostname keeps the pod's name for itself free of the super cluster's. With a
+// subdomain the kubelet writes a full name into /etc/hosts, made of its own
+// cluster's domain and the super namespace: nothing that the tenant's DNS knows. A
+// name that is given outright stands there alone. Super clusters before v1.35 do
+// not know the field and show theirs.
+func (t *translator) hostname() {
+	if t.in.Subdomain == "" || t.in.HostnameOverride != nil {
+		return
+	}
+	name := t.in.Hostname
+	if name == "" {
+		name = t.Pod.Name
+	}
+	if len(name) > maxHostname {
+		name = strings.TrimRight(name[:maxHostname], "-.")
+	}
+	if asked := t.in.SetHostnameAsFQDN; asked != nil && *asked {
+		full := strings.Join([]string{name, t.in.Subdomain, t.Pod.Namespace, "svc", t.Tenant.ClusterDomain}, ".")
+		if len(full) > maxHostname {
+			t.ignore("spec.setHostnameAsFQDN", fmt.Sprintf("%s has more than %d characters", full, maxHostname))
+		} else {
+			name = full
+		}
+	}
+	t.out.HostnameOverride = &name
 }
 
 // firstOf drops repetitions, and what exceeds the limits, as the kubelet does.

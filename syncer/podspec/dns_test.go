@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -33,6 +34,37 @@ func TestDNS(t *testing.T) {
 		super, _ := Translate(input(pod))
 		if diff := cmp.Diff(tc.want, corev1.PodSpec{DNSPolicy: super.Spec.DNSPolicy, DNSConfig: super.Spec.DNSConfig}); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestHostname(t *testing.T) {
+	yes, own := true, "mine"
+	long := strings.Repeat("a", 60)
+	for name, tc := range map[string]struct {
+		spec     corev1.PodSpec
+		podName  string
+		want     string // empty for none
+		findings int
+	}{
+		"no subdomain":          {corev1.PodSpec{Hostname: "web-0"}, "front", "", 0},
+		"subdomain":             {corev1.PodSpec{Hostname: "web-0", Subdomain: "web"}, "front", "web-0", 0},
+		"by the pod's name":     {corev1.PodSpec{Subdomain: "web"}, "front", "front", 0},
+		"cut as the kubelet":    {corev1.PodSpec{Subdomain: "web"}, long + "a.-b", long + "a", 0},
+		"full name":             {corev1.PodSpec{Hostname: "web-0", Subdomain: "web", SetHostnameAsFQDN: &yes}, "front", "web-0.web.web.svc.cluster.local", 0},
+		"full name is too long": {corev1.PodSpec{Hostname: long, Subdomain: "web", SetHostnameAsFQDN: &yes}, "front", long, 1},
+		"the tenant's own":      {corev1.PodSpec{Subdomain: "web", HostnameOverride: &own}, "front", "mine", 0},
+	} {
+		pod := tenantPod()
+		tc.spec.Containers = pod.Spec.Containers
+		pod.Spec, pod.Name = tc.spec, tc.podName
+		super, findings := Translate(input(pod))
+		got := ""
+		if super.Spec.HostnameOverride != nil {
+			got = *super.Spec.HostnameOverride
+		}
+		if got != tc.want || len(findings) != tc.findings || super.Spec.SetHostnameAsFQDN != nil || super.Spec.Subdomain != tc.spec.Subdomain {
+			t.Errorf("%s: host name %q, findings %v", name, got, findings)
 		}
 	}
 }

@@ -40,6 +40,7 @@ func Translate(in Input) (*corev1.Pod, []translation.Finding) {
 	t.volumes()
 	t.environment()
 	t.dns()
+	t.hostname()
 	return &corev1.Pod{ObjectMeta: metadata, Spec: spec}, t.findings
 }
 
