@@ -80,7 +80,7 @@ func serve(ctx context.Context, dir string, listener net.Listener, tlsConfig *tl
 		// Clients that are still reading try again elsewhere.
 		_ = server.Close()
 	}
-	<-ended
+	_ = <-ended // that the server was closed
 	return nil
 }
 

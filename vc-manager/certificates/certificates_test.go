@@ -245,7 +245,7 @@ func TestKubeconfigs(t *testing.T) {
 		t.Error("vn-agent is not told the kubelet client CA")
 	}
 	c.External = ""
-	if changed := changedBy(t, Secrets(subset(have, ClusterCA, FrontProxyCA, EtcdCA, KubeletClientCA, ServiceAccountKey)), c, time.Now()); slices.Contains(changed, tenancy.AdminKubeconfigSecret) {
+	if changed := changedBy(t, subset(have, ClusterCA, FrontProxyCA, EtcdCA, KubeletClientCA, ServiceAccountKey), c, time.Now()); slices.Contains(changed, tenancy.AdminKubeconfigSecret) {
 		t.Error("a kubeconfig was written before its server was known")
 	}
 }

@@ -93,7 +93,7 @@ func TestLoadBalancer(t *testing.T) {
 		}
 		config, err := kubeconfig.RESTConfig(admin.Data[tenancy.KubeconfigKey])
 		if err != nil || config.Host != "https://203.0.113.9:6443" {
-			return fmt.Errorf("kubeconfig for %v (%v)", config, err)
+			return fmt.Errorf("kubeconfig for %v: %w", config, err)
 		}
 		cert, err := pki.ParseCertificate(getSecret(t, vc, certificates.APIServerServing).Data[corev1.TLSCertKey])
 		if err != nil {

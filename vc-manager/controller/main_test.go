@@ -131,17 +131,17 @@ func install(ctx context.Context) error {
 type runningManager struct {
 	reconciler *Reconciler
 	cancel     context.CancelFunc
-	done       chan error
+	done       chan struct{}
 }
 
 // stop ends a vc-manager. One that does not end shows where it hangs.
 func (m *runningManager) stop() {
 	m.cancel()
 	select {
-	case <-m.done:
+	case _ = <-m.done:
 	case <-time.After(20 * time.Second):
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
-		<-m.done
+		_ = <-m.done
 	}
 }
 
@@ -178,8 +178,13 @@ func startManager(ctx context.Context) (*runningManager, error) {
 		cancel()
 		return nil, err
 	}
-	running := &runningManager{reconciler: r, cancel: cancel, done: make(chan error, 1)}
-	go func() { running.done <- mgr.Start(ctx) }()
+	running := &runningManager{reconciler: r, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(running.done)
+		if err := mgr.Start(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "vc-manager:", err)
+		}
+	}()
 	return running, nil
 }
 

@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,7 +41,7 @@ func (p *pass) observeTenant(ctx context.Context) error {
 	case seen.Read != nil:
 		// Its pod's trouble says more than a connection that was refused.
 		p.wait(tenancyv1alpha1.ConditionAPIServerReady, cmp.Or(p.apiServerTrouble, "kube-apiserver does not answer: "+seen.Read.Error()))
-		return nil
+		return nil //nolint:nilerr // the condition says it
 	case seen.External != nil:
 		p.wait(tenancyv1alpha1.ConditionAPIServerReady, seen.External.Error())
 	default:
@@ -97,7 +98,7 @@ func (p *pass) serviceAddress(ctx context.Context, name string) (netip.Addr, err
 	}
 	address, err := netip.ParseAddr(service.Spec.ClusterIP)
 	if err != nil {
-		return netip.Addr{}, nil
+		return netip.Addr{}, nil //nolint:nilerr // headless, or not yet allotted
 	}
 	return address, nil
 }

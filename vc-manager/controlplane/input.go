@@ -105,7 +105,7 @@ func (in Input) meta(name, component string) metav1.ObjectMeta {
 	return meta
 }
 
-// LabelComponent, on every object of a control plane, holds the component's name.
+// LabelComponent holds the component's name, on every object of a control plane.
 const LabelComponent = "app.kubernetes.io/name"
 
 func labels(component string) map[string]string {

@@ -62,11 +62,11 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer func() { cancel(); <-done }()
+	defer func() { cancel(); _ = <-done }()
 	return m.Run()
 }
 
-func startSigner(ctx context.Context) (done chan error, err error) {
+func startSigner(ctx context.Context) (done chan struct{}, err error) {
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: platformNamespace}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: platformNamespace, Name: "vn-agent"}},
@@ -99,8 +99,13 @@ func startSigner(ctx context.Context) (done chan error, err error) {
 	if err := signer.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
-	done = make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := mgr.Start(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "signer:", err)
+		}
+	}()
 	return done, nil
 }
 
