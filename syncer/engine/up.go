@@ -30,9 +30,9 @@ type Up[T Object] struct {
 	Merge func(tenant, desired T)
 	// Status writes into tenant, which is a copy, the status.
 	Status func(tenant, desired T)
-	// Unwanted is asked before an object that the tenant should not have any more is
-	// deleted. It returns how long to wait, having noted when that began.
-	Unwanted func(ctx context.Context, l *Link, tenant T) (time.Duration, error)
+	// Linger is how long an object stays that the tenant should not have any more,
+	// while there still is the super object. It is noted on the object since when.
+	Linger time.Duration
 	// Uncached kinds are not watched in the tenant's cluster: there may be very many.
 	Uncached bool
 	// SuperIndexes of the super cluster's cache of this kind.
@@ -202,7 +202,9 @@ func (u *Up[T]) update(ctx context.Context, l *Link, key Key, tenant, desired T)
 	}
 	changed := tenant.DeepCopyObject().(T)
 	changed.SetLabels(joined(changed.GetLabels(), desired.GetLabels(), map[string]string{tenancy.LabelManagedBy: tenancy.ManagedBySyncer}))
-	changed.SetAnnotations(joined(changed.GetAnnotations(), desired.GetAnnotations()))
+	annotations := joined(changed.GetAnnotations(), desired.GetAnnotations())
+	delete(annotations, tenancy.AnnotationUnusedSince)
+	changed.SetAnnotations(annotations)
 	u.Merge(changed, desired)
 	if !equality.Semantic.DeepEqual(tenant, changed) {
 		writes.WithLabelValues(u.Name, "tenant", "patch").Inc()
@@ -241,11 +243,26 @@ func (u *Up[T]) remove(ctx context.Context, l *Link, key Key, tenant T, known bo
 			return 0, Wait("the cache to show %s", key)
 		}
 	}
-	if u.Unwanted != nil {
-		if wait, err := u.Unwanted(ctx, l, tenant); wait > 0 || err != nil {
+	if known && u.Linger > 0 {
+		if wait, err := u.linger(ctx, l, key, tenant); wait > 0 || err != nil {
 			return wait, err
 		}
 	}
 	writes.WithLabelValues(u.Name, "tenant", "delete").Inc()
 	return 0, deleteObject(ctx, l.TenantClient(), tenant, key, "tenant")
+}
+
+// linger returns how long the tenant's object may still stay.
+func (u *Up[T]) linger(ctx context.Context, l *Link, key Key, tenant T) (time.Duration, error) {
+	now := time.Now()
+	if since, err := time.Parse(time.RFC3339, tenant.GetAnnotations()[tenancy.AnnotationUnusedSince]); err == nil {
+		return u.Linger - now.Sub(since), nil
+	}
+	marked := tenant.DeepCopyObject().(T)
+	marked.SetAnnotations(joined(marked.GetAnnotations(), map[string]string{tenancy.AnnotationUnusedSince: now.UTC().Format(time.RFC3339)}))
+	writes.WithLabelValues(u.Name, "tenant", "patch").Inc()
+	if err := l.TenantClient().Patch(ctx, marked, client.MergeFrom(tenant)); err != nil {
+		return 0, fmt.Errorf("noting that %s is unused: %w", key, err)
+	}
+	return u.Linger, nil
 }

@@ -32,14 +32,13 @@ func nodes() engine.Kind {
 			return virtualNode(super), nil
 		},
 		Merge: func(tenant, desired *corev1.Node) {
-			delete(tenant.Annotations, tenancy.AnnotationUnusedSince)
 			tenant.Spec.Unschedulable, tenant.Spec.Taints = desired.Spec.Unschedulable, desired.Spec.Taints
 		},
 		Status: func(tenant, desired *corev1.Node) {
 			desired.Status.Conditions = withoutHeartbeats(tenant.Status.Conditions, desired.Status.Conditions)
 			tenant.Status = desired.Status
 		},
-		Unwanted: lingerNode,
+		Linger: nodeLinger,
 	}
 }
 
@@ -124,22 +123,4 @@ func withoutHeartbeats(before, after []corev1.NodeCondition) []corev1.NodeCondit
 		}
 	}
 	return after
-}
-
-// lingerNode notes on the virtual node since when it has been unused.
-func lingerNode(ctx context.Context, l *engine.Link, tenant *corev1.Node) (time.Duration, error) {
-	now := time.Now()
-	since, err := time.Parse(time.RFC3339, tenant.Annotations[tenancy.AnnotationUnusedSince])
-	if err == nil {
-		return nodeLinger - now.Sub(since), nil
-	}
-	marked := tenant.DeepCopy()
-	if marked.Annotations == nil {
-		marked.Annotations = map[string]string{}
-	}
-	marked.Annotations[tenancy.AnnotationUnusedSince] = now.UTC().Format(time.RFC3339)
-	if err := l.TenantClient().Patch(ctx, marked, client.MergeFrom(tenant)); err != nil {
-		return 0, fmt.Errorf("noting that node %s is unused: %w", tenant.Name, err)
-	}
-	return nodeLinger, nil
 }
