@@ -120,13 +120,17 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 	if err := c.connect(); err != nil {
 		return err
 	}
+	if err := c.waitReady(ctx); err != nil {
+		return err
+	}
 	if options.ControllerManager {
+		// It gives up on an apiserver that is not healthy within 10 seconds, hence not earlier.
 		if err := c.run("kube-controller-manager", c.controllerManagerArgs()); err != nil {
 			return err
 		}
-	}
-	if err := c.waitReady(ctx); err != nil {
-		return err
+		if err := c.waitReady(ctx); err != nil {
+			return err
+		}
 	}
 	if options.CRDs {
 		if err := c.installCRDs(); err != nil {
