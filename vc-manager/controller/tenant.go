@@ -96,9 +96,12 @@ func (p *pass) serviceAddress(ctx context.Context, name string) (netip.Addr, err
 	if err := p.Client.Get(ctx, key, service); err != nil {
 		return netip.Addr{}, client.IgnoreNotFound(err) // the cache has not seen it yet
 	}
+	if service.Spec.ClusterIP == "" {
+		return netip.Addr{}, nil
+	}
 	address, err := netip.ParseAddr(service.Spec.ClusterIP)
 	if err != nil {
-		return netip.Addr{}, nil //nolint:nilerr // headless, or not yet allotted
+		return netip.Addr{}, fmt.Errorf("address of service %s: %w", key, err)
 	}
 	return address, nil
 }

@@ -5,6 +5,7 @@ package tenantcluster
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -81,26 +82,27 @@ type Watcher struct {
 	dialer Dialer
 	notify func(types.NamespacedName)
 
-	ctx    context.Context // ends all goroutines
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	done sync.WaitGroup // the goroutines
 
 	mu      sync.Mutex
 	tenants map[types.UID]*attendant
+	ended   bool
 }
 
 // NewWatcher makes a Watcher that calls notify, from any goroutine, with the
 // virtual cluster of which something new was seen.
 func NewWatcher(dialer Dialer, notify func(types.NamespacedName)) *Watcher {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Watcher{dialer: dialer, notify: notify, ctx: ctx, cancel: cancel, tenants: map[types.UID]*attendant{}}
+	return &Watcher{dialer: dialer, notify: notify, tenants: map[types.UID]*attendant{}}
 }
 
-// Start blocks until ctx ends and all goroutines with it.
+// Start blocks until ctx ends, then ends all goroutines and returns when they have.
 func (w *Watcher) Start(ctx context.Context) error {
 	<-ctx.Done()
-	w.mu.Lock() // a Watch that is under way has started its goroutine when it lets go
-	w.cancel()
+	w.mu.Lock()
+	w.ended = true
+	for _, a := range w.tenants {
+		a.stop()
+	}
 	w.mu.Unlock()
 	w.done.Wait()
 	return nil
@@ -117,14 +119,15 @@ func (w *Watcher) Watch(uid types.UID, cluster types.NamespacedName, target Targ
 		present.stop()
 		delete(w.tenants, uid)
 	}
-	if w.ctx.Err() != nil {
-		return w.ctx.Err()
+	if w.ended {
+		return errors.New("vc-manager is ending")
 	}
 	a, err := newAttendant(w.dialer, target)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(w.ctx)
+	// A goroutine outlives the pass of the reconciler that starts it.
+	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
 	w.tenants[uid] = a
 	w.done.Go(func() { a.run(ctx, func() { w.notify(cluster) }) })
