@@ -138,10 +138,10 @@ type runningManager struct {
 func (m *runningManager) stop() {
 	m.cancel()
 	select {
-	case _ = <-m.done:
+	case <-m.done:
 	case <-time.After(20 * time.Second):
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
-		_ = <-m.done
+		<-m.done
 	}
 }
 

@@ -62,7 +62,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer func() { cancel(); _ = <-done }()
+	defer func() { cancel(); <-done }()
 	return m.Run()
 }
 
