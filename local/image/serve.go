@@ -80,7 +80,9 @@ func serve(ctx context.Context, dir string, listener net.Listener, tlsConfig *tl
 		// Clients that are still reading try again elsewhere.
 		_ = server.Close()
 	}
-	_ = <-ended // that the server was closed
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving images: %w", err)
+	}
 	return nil
 }
 
