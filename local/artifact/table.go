@@ -106,7 +106,7 @@ var table = slices.Concat(
 		{name: "coredns", from: upstream{module: coreDNS, pkg: ".", ldflags: "-s -w"}},
 		{name: "local-path-provisioner", from: upstream{module: localPath, pkg: ".", ldflags: "-s -w -X main.VERSION={version}"}},
 		{name: "metrics-server", from: upstream{module: metrics, pkg: "cmd/metrics-server", ldflags: "-s -w -X k8s.io/client-go/pkg/version.gitVersion={version}"}},
-		{name: "golangci-lint", tool: true, from: upstream{module: golangciLint, pkg: "cmd/golangci-lint", ldflags: "-s -w -X main.version={version}"}},
+		{name: "golangci-lint", tool: true, from: upstream{module: golangciLint, pkg: "cmd/golangci-lint", ldflags: "-s -w -X main.version={version} -X main.date=unknown"}},
 		{name: "controller-gen", tool: true, from: upstream{module: controllerTools, pkg: "cmd/controller-gen", ldflags: "-s -w -X sigs.k8s.io/controller-tools/pkg/version.version={version}"}},
 	},
 )
