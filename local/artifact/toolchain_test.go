@@ -109,7 +109,7 @@ func TestFreeBytes(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	for log, want := range map[string]string{
 		"write /x: no space left on device":                                  "disk space",
-		"Get \"https://proxy.golang.org/x\": dial tcp: lookup: no such host": "GOPROXY",
+		"Get \"https://proxy.example/x\": dial tcp: lookup: no such host": "GOPROXY",
 		"verifying module: checksum mismatch":                                "checksum",
 		"compile: signal: killed":                                            "memory",
 		"main.go:3: undefined: x":                                            "",
