@@ -108,11 +108,11 @@ func TestFreeBytes(t *testing.T) {
 
 func TestAdvice(t *testing.T) {
 	for log, want := range map[string]string{
-		"write /x: no space left on device":                                  "disk space",
+		"write /x: no space left on device":                               "disk space",
 		"Get \"https://proxy.example/x\": dial tcp: lookup: no such host": "GOPROXY",
-		"verifying module: checksum mismatch":                                "checksum",
-		"compile: signal: killed":                                            "memory",
-		"main.go:3: undefined: x":                                            "",
+		"verifying module: checksum mismatch":                             "checksum",
+		"compile: signal: killed":                                         "memory",
+		"main.go:3: undefined: x":                                         "",
 	} {
 		got := advice(log)
 		if (want == "") != (got == "") || !strings.Contains(got, want) {
