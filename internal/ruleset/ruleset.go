@@ -222,3 +222,10 @@ func plain(a netip.Addr) bool { return a.IsValid() && a.Zone() == "" && !a.Is4In
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
+
+// WithGeneration returns the same rules under another number.
+func (s *Set) WithGeneration(generation uint64) *Set {
+	again := *s
+	again.generation = generation
+	return &again
+}
