@@ -51,9 +51,10 @@ func TestTwoTenantsWithIdenticalNames(t *testing.T) {
 	if before, err := carriesUID(t.Context(), one.Tenant); err != nil || len(before) < 10 {
 		t.Fatalf("the inventory does not see the tenant: %v, %v", before, err)
 	}
-	if out, err := superTool(t.Context(), "kubectl-vc", "delete", one.Name, "-n", namespace, "--wait"); err != nil {
+	if out, err := superTool(t.Context(), "kubectl-vc", "delete", one.Name, "-n", namespace, "--wait=false"); err != nil {
 		t.Fatalf("deleting %s: %v\n%s", one.Name, err, out)
 	}
+	// A minute from the request, with a workload that takes half of it to end.
 	eventually(t, time.Minute, "nothing that carries the deleted tenant's UID is left", func(ctx context.Context) error {
 		left, err := carriesUID(ctx, one.Tenant)
 		if err != nil {
@@ -70,6 +71,9 @@ func TestTwoTenantsWithIdenticalNames(t *testing.T) {
 	var pods corev1.PodList
 	if err := two.client.List(t.Context(), &pods, client.InNamespace("default"), client.MatchingLabels{"app": "app"}); err != nil {
 		t.Fatal(err)
+	}
+	if len(pods.Items) == 0 {
+		t.Error("the other tenant's pods are gone")
 	}
 	for _, pod := range pods.Items {
 		for _, status := range pod.Status.ContainerStatuses {

@@ -40,25 +40,43 @@ func killPods(t *testing.T, namespace string, labels client.MatchingLabels, prog
 // podProcesses lists the processes of a pod that run the program.
 func podProcesses(t *testing.T, podUID, program string) []int {
 	t.Helper()
+	return processes(t, func(dir string) bool {
+		name, _, _ := strings.Cut(read(dir, "cmdline"), "\x00")
+		cgroup := read(dir, "cgroup")
+		return filepath.Base(name) == program && (strings.Contains(cgroup, podUID) || strings.Contains(cgroup, strings.ReplaceAll(podUID, "-", "_")))
+	})
+}
+
+// clusterProcesses lists all living processes in the embedded cluster's cgroups.
+// Dead ones that nobody has waited for yet do not count.
+func clusterProcesses(t *testing.T) []int {
+	t.Helper()
+	return processes(t, func(dir string) bool {
+		return strings.Contains(read(dir, "cgroup"), "/bulkhead-local") && !strings.Contains(read(dir, "status"), "State:\tZ")
+	})
+}
+
+// processes lists the machine's processes that match says are meant, by their
+// folders in /proc.
+func processes(t *testing.T, match func(dir string) bool) []int {
+	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var pids []int
 	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		// A process that ends meanwhile has no files any more: not one to kill.
-		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
-		command, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
-		name, _, _ := strings.Cut(string(command), "\x00")
-		if filepath.Base(name) == program && (strings.Contains(string(cgroup), podUID) || strings.Contains(string(cgroup), strings.ReplaceAll(podUID, "-", "_"))) {
+		if pid, err := strconv.Atoi(entry.Name()); err == nil && match(filepath.Join("/proc", entry.Name())) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// read returns a file of a process, or nothing where the process has ended meanwhile.
+func read(dir, name string) string {
+	data, _ := os.ReadFile(filepath.Join(dir, name))
+	return string(data)
 }
 
 // restarts counts the container restarts of a component's pods.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,30 +68,6 @@ func killEverything(t *testing.T) {
 		}
 		return err
 	})
-}
-
-// clusterProcesses lists all living processes in the embedded cluster's cgroups.
-// Dead ones that nobody has waited for yet do not count.
-func clusterProcesses(t *testing.T) []int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pids []int
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		// One that has gone meanwhile has neither file.
-		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
-		status, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "status"))
-		if strings.Contains(string(cgroup), "/bulkhead-local") && !strings.Contains(string(status), "State:\tZ") {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 func downLeavesNothing(t *testing.T) {
