@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"time"
@@ -17,15 +18,20 @@ import (
 
 // Programs says where the built programs are. All paths are absolute.
 type Programs struct {
-	Bin     string // folder with hyperkube, kubectl, containerd, containerd-shim-runc-v2, ctr, runc, helm, coredns, local-path-provisioner, metrics-server and our own programs
+	Bin     string // folder with hyperkube, kubectl, containerd, containerd-shim-runc-v2, ctr, runc, helm, coredns, local-path-provisioner, metrics-server, agnhost and our own programs
 	CNI     string // folder with the CNI plugins bridge, host-local, loopback, portmap, ptp
 	Pause   string // the static pause program
 	Busybox string // the static busybox program
 }
 
-// Own returns the names of this repository's own programs, each of which is
-// built from the folder of that name.
-func Own() []string { return slices.Clone(own) }
+// Own returns the names of this repository's own programs.
+func Own() []string {
+	names := make([]string, 0, len(own))
+	for _, dir := range own {
+		names = append(names, path.Base(dir))
+	}
+	return names
+}
 
 // Tools returns the names of the developers' tools, which Build leaves out.
 func Tools() []string {
@@ -55,7 +61,7 @@ func Version(name string) string {
 // *progress.LogError where a log or a hint explains it. Builds of the same tree
 // wait for one another.
 func Build(ctx context.Context, root, logDir string, step func(format string, a ...any)) (Programs, error) {
-	names := slices.Clone(own)
+	names := Own()
 	for _, p := range table {
 		if !p.tool {
 			names = append(names, p.name)
@@ -112,7 +118,7 @@ func BuildOnly(ctx context.Context, root, logDir string, step func(format string
 // which they are built.
 func choose(names []string) (wanted []program, wantedOwn []string, err error) {
 	for _, name := range names {
-		if !slices.Contains(own, name) && !slices.ContainsFunc(table, func(p program) bool { return p.name == name }) {
+		if !slices.Contains(Own(), name) && !slices.ContainsFunc(table, func(p program) bool { return p.name == name }) {
 			return nil, nil, fmt.Errorf("no program is called %q", name)
 		}
 	}
@@ -121,7 +127,7 @@ func choose(names []string) (wanted []program, wantedOwn []string, err error) {
 			wanted = append(wanted, p)
 		}
 	}
-	for _, name := range own {
+	for _, name := range Own() {
 		if slices.Contains(names, name) {
 			wantedOwn = append(wantedOwn, name)
 		}

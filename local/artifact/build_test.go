@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,8 +35,8 @@ func newTree(t *testing.T) (root string) {
 	t.Helper()
 	root = t.TempDir()
 	write(t, filepath.Join(root, "go.mod"), "module example.com/tree\n\ngo 1.26.0\n")
-	for _, name := range own {
-		write(t, filepath.Join(root, name, "main.go"), fmt.Sprintf("package main\n\nfunc main() { println(%q) }\n", name))
+	for _, dir := range own {
+		write(t, filepath.Join(root, dir, "main.go"), fmt.Sprintf("package main\n\nfunc main() { println(%q) }\n", path.Base(dir)))
 	}
 	return root
 }
@@ -211,7 +212,7 @@ func TestOwnPrograms(t *testing.T) {
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range own {
+	for _, name := range Own() {
 		if got := output(t, filepath.Join(root, "bin", name)); got != name+"\n" {
 			t.Errorf("%s prints %q", name, got)
 		}

@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -114,6 +116,9 @@ func (b *builder) fetch(ctx context.Context, log *buildLog, m module) (dir strin
 type nested struct {
 	dir    string // below the top of the work tree
 	module module // what it is made of, which its own go.mod and go.sum pin
+	// tool is a main package that is not in the folder but in the go.mod, as a tool;
+	// "" is the folder's own.
+	tool string
 }
 
 func (n nested) version() string { return n.module.version }
@@ -128,8 +133,12 @@ func (n nested) build(ctx context.Context, b *builder, log *buildLog, name, out 
 	if err != nil {
 		return fmt.Errorf("reading the linker flags of %s: %w", name, err)
 	}
+	pkg := "."
+	if n.tool != "" {
+		pkg = n.tool
+	}
 	return b.run(ctx, log, name, b.tools.path, "build", "-C", dir, "-mod=readonly", "-trimpath", "-buildvcs=false", "-p", "2", "-v",
-		"-ldflags", strings.Join(strings.Fields(string(ldflags)), " "), "-o", out, ".")
+		"-ldflags", strings.Join(strings.Fields(string(ldflags)), " "), "-o", out, pkg)
 }
 
 // pauseC is the program that holds a pod's namespaces, a C file in the
@@ -189,11 +198,14 @@ func (b *builder) buildOwn(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	var dirs []string
 	for _, name := range names {
-		info, err := os.Stat(filepath.Join(b.root, name))
+		dir := own[slices.IndexFunc(own, func(dir string) bool { return path.Base(dir) == name })]
+		info, err := os.Stat(filepath.Join(b.root, dir))
 		if err != nil || !info.IsDir() {
-			return fmt.Errorf("%s cannot be built: there is no folder %s", name, filepath.Join(b.root, name))
+			return fmt.Errorf("%s cannot be built: there is no folder %s", name, filepath.Join(b.root, dir))
 		}
+		dirs = append(dirs, "./"+dir)
 	}
 	log, err := b.openLog("own")
 	if err != nil {
@@ -204,8 +216,5 @@ func (b *builder) buildOwn(ctx context.Context, names []string) error {
 	b.step("building %s", what)
 	args := []string{b.tools.path, "build", "-C", b.root, "-mod=readonly", "-trimpath", "-buildvcs=false", "-p", "2", "-v",
 		"-ldflags", "-s -w", "-o", b.bin + "/"}
-	for _, name := range names {
-		args = append(args, "./"+name)
-	}
-	return b.run(ctx, log, what, args...)
+	return b.run(ctx, log, what, append(args, dirs...)...)
 }

@@ -13,8 +13,8 @@ const (
 	busyboxName   = "busybox"
 )
 
-// own are this repository's programs. Each is a main package in the folder of
-// its name.
+// own are the folders of this repository's programs. Each holds the main package
+// of the program that has the folder's name.
 var own = []string{"vc-manager", "syncer", "vn-agent", "kubectl-vc"}
 
 // program is one row of the table: a program and where it comes from.
@@ -102,6 +102,9 @@ var table = slices.Concat(
 	},
 	cniPrograms("bridge:main", "host-local:ipam", "loopback:main", "portmap:meta", "ptp:main"),
 	[]program{
+		// What Kubernetes tests itself with, for our tests: HTTP, UDP and SCTP servers,
+		// admission webhooks, clients in the cluster.
+		{name: "agnhost", from: nested{dir: hyperkubeName, module: kubernetes, tool: "k8s.io/kubernetes/test/images/agnhost"}},
 		{name: "helm", from: upstream{module: helm, pkg: "cmd/helm", ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version={version} -X helm.sh/helm/v4/internal/version.gitTreeState=clean"}},
 		{name: "coredns", from: upstream{module: coreDNS, pkg: ".", ldflags: "-s -w"}},
 		{name: "local-path-provisioner", from: upstream{module: localPath, pkg: ".", ldflags: "-s -w -X main.VERSION={version}"}},

@@ -11,7 +11,7 @@ import (
 func TestTable(t *testing.T) {
 	sum := regexp.MustCompile(`^h1:[A-Za-z0-9+/]{43}=$`)
 	seen := map[string]bool{}
-	for _, name := range own {
+	for _, name := range Own() {
 		seen[name] = true
 	}
 	for _, p := range table {

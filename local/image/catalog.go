@@ -23,6 +23,10 @@ const (
 	nonroot = "65532:65532"
 )
 
+// agnhostVersion is what the pinned Kubernetes calls its test image, in its
+// test/images/agnhost/VERSION.
+const agnhostVersion = "2.63.0"
+
 // ownImages are those of our programs that run in pods.
 var ownImages = []string{"vc-manager", "syncer", "vn-agent"}
 
@@ -79,6 +83,11 @@ func catalog(ctx context.Context, p artifact.Programs) ([]spec, error) {
 			config: v1.Config{Entrypoint: []string{"/metrics-server"}, User: "65534", Env: []string{searchPath}, WorkingDir: "/"},
 		},
 	}
+	specs = append(specs, spec{
+		names:  []string{"registry.k8s.io/e2e-test-images/agnhost:" + agnhostVersion},
+		layers: [][]entry{base, busybox, {file("agnhost", program("agnhost"))}},
+		config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{searchPath}, WorkingDir: "/"},
+	})
 	for _, name := range ownImages {
 		specs = append(specs, spec{
 			names:  []string{ours + "/" + name + ":" + Version()},
