@@ -18,7 +18,7 @@ import (
 
 // Programs says where the built programs are. All paths are absolute.
 type Programs struct {
-	Bin     string // folder with hyperkube, kubectl, containerd, containerd-shim-runc-v2, ctr, runc, helm, coredns, local-path-provisioner, metrics-server, agnhost and our own programs
+	Bin     string // folder with hyperkube, kubectl, containerd, containerd-shim-runc-v2, ctr, runc, helm, coredns, local-path-provisioner, metrics-server, agnhost, sample-apiserver and our own programs
 	CNI     string // folder with the CNI plugins bridge, host-local, loopback, portmap, ptp
 	Pause   string // the static pause program
 	Busybox string // the static busybox program

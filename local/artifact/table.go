@@ -105,6 +105,8 @@ var table = slices.Concat(
 		// What Kubernetes tests itself with, for our tests: HTTP, UDP and SCTP servers,
 		// admission webhooks, clients in the cluster.
 		{name: "agnhost", from: nested{dir: hyperkubeName, module: kubernetes, tool: "k8s.io/kubernetes/test/images/agnhost"}},
+		// An API server to aggregate.
+		{name: "sample-apiserver", from: nested{dir: hyperkubeName, module: kubernetes, tool: "k8s.io/sample-apiserver"}},
 		{name: "helm", from: upstream{module: helm, pkg: "cmd/helm", ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version={version} -X helm.sh/helm/v4/internal/version.gitTreeState=clean"}},
 		{name: "coredns", from: upstream{module: coreDNS, pkg: ".", ldflags: "-s -w"}},
 		{name: "local-path-provisioner", from: upstream{module: localPath, pkg: ".", ldflags: "-s -w -X main.VERSION={version}"}},

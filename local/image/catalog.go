@@ -23,9 +23,13 @@ const (
 	nonroot = "65532:65532"
 )
 
-// agnhostVersion is what the pinned Kubernetes calls its test image, in its
-// test/images/agnhost/VERSION.
-const agnhostVersion = "2.63.0"
+// What the pinned Kubernetes tests itself with, under the names and versions that
+// its test/images has.
+const (
+	testImages             = "registry.k8s.io/e2e-test-images"
+	agnhostVersion         = "2.63.0"
+	sampleAPIServerVersion = "1.29.2" // what the suite asks for; the program is of the pinned version
+)
 
 // ownImages are those of our programs that run in pods.
 var ownImages = []string{"vc-manager", "syncer", "vn-agent"}
@@ -84,9 +88,13 @@ func catalog(ctx context.Context, p artifact.Programs) ([]spec, error) {
 		},
 	}
 	specs = append(specs, spec{
-		names:  []string{"registry.k8s.io/e2e-test-images/agnhost:" + agnhostVersion},
+		names:  []string{testImages + "/agnhost:" + agnhostVersion},
 		layers: [][]entry{base, busybox, {file("agnhost", program("agnhost"))}},
 		config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{searchPath}, WorkingDir: "/"},
+	}, spec{
+		names:  []string{testImages + "/sample-apiserver:" + sampleAPIServerVersion},
+		layers: [][]entry{base, {file("sample-apiserver", program("sample-apiserver"))}},
+		config: v1.Config{Entrypoint: []string{"/sample-apiserver"}, Env: []string{searchPath}, WorkingDir: "/"},
 	})
 	for _, name := range ownImages {
 		specs = append(specs, spec{
