@@ -22,13 +22,14 @@ func defaults() options {
 	return options{
 		platform: controlplane.Platform{
 			Namespace:            "bulkhead-system",
-			SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent",
+			SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy",
 			ClusterDomain: "cluster.local",
 			Images: controlplane.Images{
 				Etcd:              "registry.k8s.io/etcd:3.6.8-0",
 				APIServer:         "registry.k8s.io/kube-apiserver:v1.36.3",
 				ControllerManager: "registry.k8s.io/kube-controller-manager:v1.36.3",
 				MetricsServer:     "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
+				CoreDNS:           "registry.k8s.io/coredns/coredns:v1.15.0",
 			},
 		},
 		metricsAddress: ":8443",
@@ -44,11 +45,13 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&p.Namespace, "platform-namespace", p.Namespace, "namespace of the platform's components in the super cluster")
 	flags.StringVar(&p.SyncerServiceAccount, "syncer-service-account", p.SyncerServiceAccount, "ServiceAccount of the syncer in the platform's namespace")
 	flags.StringVar(&p.VNAgentServiceAccount, "vn-agent-service-account", p.VNAgentServiceAccount, "ServiceAccount of vn-agent in the platform's namespace")
+	flags.StringVar(&p.TenantProxyServiceAccount, "tenant-proxy-service-account", p.TenantProxyServiceAccount, "ServiceAccount of tenant-proxy in the platform's namespace")
 	flags.StringVar(&p.ClusterDomain, "super-cluster-domain", p.ClusterDomain, "DNS domain of the super cluster's Services")
 	flags.StringVar(&p.Images.Etcd, "etcd-image", p.Images.Etcd, "image of tenants' etcd, unless their class names one")
 	flags.StringVar(&p.Images.APIServer, "kube-apiserver-image", p.Images.APIServer, "image of tenants' kube-apiserver, unless their class names one")
 	flags.StringVar(&p.Images.ControllerManager, "kube-controller-manager-image", p.Images.ControllerManager, "image of tenants' kube-controller-manager, unless their class names one")
 	flags.StringVar(&p.Images.MetricsServer, "metrics-server-image", p.Images.MetricsServer, "image of tenants' metrics-server, unless their class names one")
+	flags.StringVar(&p.Images.CoreDNS, "coredns-image", p.Images.CoreDNS, "image of the DNS server in tenants' clusters")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "address of /metrics: TLS, callers are authenticated; 0 for none")
 	flags.StringVar(&o.healthAddress, "health-probe-bind-address", o.healthAddress, "address of /healthz and /readyz")
 	flags.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "let one of several replicas work")
@@ -66,6 +69,7 @@ func (o *options) validate(arguments []string) error {
 		"vn-agent-service-account": o.platform.VNAgentServiceAccount, "super-cluster-domain": o.platform.ClusterDomain,
 		"etcd-image": o.platform.Images.Etcd, "kube-apiserver-image": o.platform.Images.APIServer,
 		"kube-controller-manager-image": o.platform.Images.ControllerManager, "metrics-server-image": o.platform.Images.MetricsServer,
+		"tenant-proxy-service-account": o.platform.TenantProxyServiceAccount, "coredns-image": o.platform.Images.CoreDNS,
 	} {
 		if value == "" {
 			problems = append(problems, fmt.Errorf("--%s is empty", name))

@@ -1,5 +1,7 @@
 package tenancy
 
+import "net/netip"
+
 // Objects in a tenant's control-plane namespace that more than one component
 // refers to. vc-manager makes them all.
 const (
@@ -18,10 +20,18 @@ const (
 	// CA that signs the certificates the tenant's control plane shows to kubelets.
 	VNAgentKubeconfigSecret = "vn-agent-kubeconfig"
 
+	// TenantProxyKubeconfigSecret holds what tenant-proxy needs to compile the
+	// tenant's rules: a kubeconfig that may read Services and what stands behind
+	// them, and under ServiceCIDRKey the range that their addresses come from.
+	TenantProxyKubeconfigSecret = "tenant-proxy-kubeconfig"
+
 	// KubeconfigKey is the key of the kubeconfig in these Secrets.
 	KubeconfigKey = "kubeconfig"
 	// KubeletClientCAKey is the key of the PEM bundle in VNAgentKubeconfigSecret.
 	KubeletClientCAKey = "kubelet-client-ca.crt"
+	// ServiceCIDRKey is the key of the service range in TenantProxyKubeconfigSecret:
+	// networks in CIDR notation, separated by commas.
+	ServiceCIDRKey = "service-cidr"
 )
 
 // VNAgentPort is the port vn-agent listens on, on every node.
@@ -33,7 +43,21 @@ const VNAgentServingSigner = Domain + "/vn-agent-serving"
 
 // Users that the platform's components are in a tenant's cluster.
 const (
-	UserSyncer  = "bulkhead:syncer"
-	UserVNAgent = "bulkhead:vn-agent"
-	UserAdmin   = "kubernetes-admin"
+	UserSyncer      = "bulkhead:syncer"
+	UserVNAgent     = "bulkhead:vn-agent"
+	UserTenantProxy = "bulkhead:tenant-proxy"
+	UserAdmin       = "kubernetes-admin"
 )
+
+// dnsOffset is the place of the DNS Service in the service range, as kubeadm has it.
+const dnsOffset = 10
+
+// DNSAddress is where a tenant's DNS Service is by convention: the tenth address of
+// its service range.
+func DNSAddress(serviceCIDR netip.Prefix) netip.Addr {
+	address := serviceCIDR.Masked().Addr()
+	for range dnsOffset {
+		address = address.Next()
+	}
+	return address
+}

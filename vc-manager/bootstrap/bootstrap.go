@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,12 +29,16 @@ type Input struct {
 	MetricsServer netip.Addr
 	// ClusterCA is the PEM certificate that verifies metrics-server.
 	ClusterCA string
+	// DNS is what serves the names of the tenant's Services.
+	DNS DNS
 }
 
 // Objects are what has to be in the tenant's cluster.
 func Objects(in Input) []client.Object {
 	objects := append(admins(), syncer()...)
 	objects = append(objects, vnAgent()...)
+	objects = append(objects, tenantProxy()...)
+	objects = append(objects, coreDNS(in.DNS)...)
 	if in.MetricsServer.IsValid() {
 		objects = append(objects, metricsServer(in)...)
 	}
@@ -41,7 +46,8 @@ func Objects(in Input) []client.Object {
 }
 
 // Apply brings the tenant's cluster to hold Objects. Their names are ours, so what
-// a tenant has changed in them is set back.
+// a tenant has changed in them is set back; but a ConfigMap's content is a setting,
+// and stays the tenant's once they have changed it.
 func Apply(ctx context.Context, tenant client.Client, in Input) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
@@ -51,8 +57,7 @@ func Apply(ctx context.Context, tenant client.Client, in Input) error {
 			if err != nil {
 				return err
 			}
-			err = tenant.Apply(ctx, client.ApplyConfigurationFromUnstructured(manifest), client.FieldOwner(apply.FieldManager), client.ForceOwnership)
-			if err != nil {
+			if err := applyManifest(ctx, tenant, manifest); err != nil {
 				return fmt.Errorf("applying %s in the tenant's cluster: %w", apply.Describe(object), err)
 			}
 			return nil
@@ -62,6 +67,17 @@ func Apply(ctx context.Context, tenant client.Client, in Input) error {
 		group.Go(func() error { return removeMetricsServer(ctx, tenant) })
 	}
 	return group.Wait()
+}
+
+func applyManifest(ctx context.Context, tenant client.Client, manifest *unstructured.Unstructured) error {
+	if manifest.GetKind() == "ConfigMap" {
+		err := tenant.Apply(ctx, client.ApplyConfigurationFromUnstructured(manifest.DeepCopy()), client.FieldOwner(apply.FieldManager))
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		delete(manifest.Object, "data")
+	}
+	return tenant.Apply(ctx, client.ApplyConfigurationFromUnstructured(manifest), client.FieldOwner(apply.FieldManager), client.ForceOwnership)
 }
 
 // removeMetricsServer takes away what makes a tenant's apiserver expect one. Roles

@@ -18,7 +18,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func sample() Input {
-	return Input{MetricsServer: netip.MustParseAddr("10.77.0.9"), ClusterCA: "the tenant's CA\n"}
+	return Input{
+		MetricsServer: netip.MustParseAddr("10.77.0.9"), ClusterCA: "the tenant's CA\n",
+		DNS: DNS{Address: netip.MustParseAddr("10.96.0.10"), Domain: "cluster.local", Image: "registry.k8s.io/coredns/coredns:v1.15.0"},
+	}
 }
 
 // Every object in a tenant's cluster looks as it did when somebody last looked at it.

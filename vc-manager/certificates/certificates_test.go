@@ -222,12 +222,13 @@ func TestKubeconfigs(t *testing.T) {
 		server, user string
 		groups       []string
 	}{
-		tenancy.AdminKubeconfigSecret:   {c.External, "kubernetes-admin", []string{GroupAdmins}},
-		tenancy.SyncerKubeconfigSecret:  {c.InCluster, "bulkhead:syncer", nil},
-		tenancy.VNAgentKubeconfigSecret: {c.InCluster, "bulkhead:vn-agent", nil},
-		ManagerKubeconfig:               {c.InCluster, "bulkhead:vc-manager", []string{"system:masters"}},
-		ControllerManagerKubeconfig:     {c.InCluster, "system:kube-controller-manager", nil},
-		MetricsServerKubeconfig:         {c.InCluster, "bulkhead:metrics-server", nil},
+		tenancy.AdminKubeconfigSecret:       {c.External, "kubernetes-admin", []string{GroupAdmins}},
+		tenancy.SyncerKubeconfigSecret:      {c.InCluster, "bulkhead:syncer", nil},
+		tenancy.VNAgentKubeconfigSecret:     {c.InCluster, "bulkhead:vn-agent", nil},
+		tenancy.TenantProxyKubeconfigSecret: {c.InCluster, "bulkhead:tenant-proxy", nil},
+		ManagerKubeconfig:                   {c.InCluster, "bulkhead:vc-manager", []string{"system:masters"}},
+		ControllerManagerKubeconfig:         {c.InCluster, "system:kube-controller-manager", nil},
+		MetricsServerKubeconfig:             {c.InCluster, "bulkhead:metrics-server", nil},
 	} {
 		config, err := kubeconfig.RESTConfig(have[secret].Data[tenancy.KubeconfigKey])
 		if err != nil {
@@ -243,6 +244,9 @@ func TestKubeconfigs(t *testing.T) {
 	}
 	if bundle := have[tenancy.VNAgentKubeconfigSecret].Data[tenancy.KubeletClientCAKey]; string(bundle) != string(have[KubeletClientCA].Data[corev1.TLSCertKey]) {
 		t.Error("vn-agent is not told the kubelet client CA")
+	}
+	if ranges := have[tenancy.TenantProxyKubeconfigSecret].Data[tenancy.ServiceCIDRKey]; string(ranges) != c.ServiceCIDR.String() {
+		t.Errorf("tenant-proxy is told the service range %q, not %s", ranges, c.ServiceCIDR)
 	}
 	c.External = ""
 	if changed := changedBy(t, subset(have, ClusterCA, FrontProxyCA, EtcdCA, KubeletClientCA, ServiceAccountKey), c, time.Now()); slices.Contains(changed, tenancy.AdminKubeconfigSecret) {

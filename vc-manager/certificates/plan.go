@@ -122,8 +122,13 @@ func (row certificate) data(c Cluster, signers map[string]*pki.CA, stored map[st
 		return nil, err
 	}
 	data := map[string][]byte{tenancy.KubeconfigKey: config}
-	if row.secret == tenancy.VNAgentKubeconfigSecret {
+	switch row.secret {
+	case tenancy.VNAgentKubeconfigSecret:
 		data[tenancy.KubeletClientCAKey] = signers[KubeletClientCA].Cert
+	case tenancy.TenantProxyKubeconfigSecret:
+		// Told here, in our own record, because what the tenant's cluster says of its
+		// range is the tenant's word.
+		data[tenancy.ServiceCIDRKey] = []byte(c.ServiceCIDR.String())
 	}
 	return data, nil
 }

@@ -152,6 +152,7 @@ func leaves(c Cluster) []certificate {
 		kubeconfig(ManagerKubeconfig, c.InCluster, UserManager, groupMasters),
 		kubeconfig(tenancy.SyncerKubeconfigSecret, c.InCluster, tenancy.UserSyncer),
 		kubeconfig(tenancy.VNAgentKubeconfigSecret, c.InCluster, tenancy.UserVNAgent),
+		kubeconfig(tenancy.TenantProxyKubeconfigSecret, c.InCluster, tenancy.UserTenantProxy),
 		kubeconfig(tenancy.AdminKubeconfigSecret, c.External, tenancy.UserAdmin, GroupAdmins),
 	}
 	if c.MetricsServer {

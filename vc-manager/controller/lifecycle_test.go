@@ -100,7 +100,7 @@ func adminKubeconfigWorks(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 }
 
 func componentKubeconfigsAreLimited(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
-	for _, secret := range []string{tenancy.SyncerKubeconfigSecret, tenancy.VNAgentKubeconfigSecret} {
+	for _, secret := range []string{tenancy.SyncerKubeconfigSecret, tenancy.VNAgentKubeconfigSecret, tenancy.TenantProxyKubeconfigSecret} {
 		err := tenantClient(t, vc, secret).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}})
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("%s may create a ConfigMap: %v", secret, err)

@@ -166,10 +166,10 @@ func startManager(ctx context.Context) (*runningManager, error) {
 	r := &Reconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("vc-manager"),
 		Platform: controlplane.Platform{
-			Namespace: platformNamespace, SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent",
+			Namespace: platformNamespace, SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy",
 			ClusterDomain: "cluster.local",
 			Images: controlplane.Images{
-				Etcd: "etcd", APIServer: "kube-apiserver", ControllerManager: "kube-controller-manager", MetricsServer: "metrics-server",
+				Etcd: "etcd", APIServer: "kube-apiserver", ControllerManager: "kube-controller-manager", MetricsServer: "metrics-server", CoreDNS: "registry.k8s.io/coredns/coredns:v1.15.0",
 			},
 		},
 		NodeAgentCA: authority.Certificate, Dialer: kubelet, Now: now,

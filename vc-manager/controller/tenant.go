@@ -76,7 +76,12 @@ func (p *pass) target(ctx context.Context) (target tenantcluster.Target, known b
 		Kubeconfig: p.known.kubeconfig,
 		Address:    netip.AddrPortFrom(apiServer, tenancy.APIServerPort),
 		External:   hostOf(p.exposure.url),
-		Bootstrap:  bootstrap.Input{ClusterCA: string(p.known.clusterCA)},
+		Bootstrap: bootstrap.Input{
+			ClusterCA: string(p.known.clusterCA),
+			DNS: bootstrap.DNS{
+				Address: tenancy.DNSAddress(p.cluster.ServiceCIDR), Domain: p.cluster.ClusterDomain, Image: p.Platform.Images.CoreDNS,
+			},
+		},
 	}
 	if controlplane.MetricsServerWanted(p.input) {
 		if target.Bootstrap.MetricsServer, err = p.serviceAddress(ctx, controlplane.MetricsServer); err != nil {

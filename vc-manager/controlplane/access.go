@@ -11,15 +11,16 @@ import (
 // AccessRoles are the names of the Roles that ComponentAccess makes. vc-manager may
 // bind these in particular: the right to bind spares it from waiting until the
 // super cluster's apiserver has taken notice of a new Role.
-var AccessRoles = []string{tenancy.SyncerKubeconfigSecret, tenancy.VNAgentKubeconfigSecret}
+var AccessRoles = []string{tenancy.SyncerKubeconfigSecret, tenancy.VNAgentKubeconfigSecret, tenancy.TenantProxyKubeconfigSecret}
 
-// ComponentAccess lets syncer and vn-agent read their own kubeconfig of this
-// tenant, and nothing else in the namespace. Each Role has the name of its Secret.
+// ComponentAccess lets syncer, vn-agent and tenant-proxy read their own kubeconfig
+// of this tenant, and nothing else in the namespace. Each Role has the name of its Secret.
 func ComponentAccess(in Input) []client.Object {
 	var objects []client.Object
 	for _, component := range []struct{ secret, serviceAccount string }{
 		{tenancy.SyncerKubeconfigSecret, in.Platform.SyncerServiceAccount},
 		{tenancy.VNAgentKubeconfigSecret, in.Platform.VNAgentServiceAccount},
+		{tenancy.TenantProxyKubeconfigSecret, in.Platform.TenantProxyServiceAccount},
 	} {
 		objects = append(objects,
 			&rbacv1.Role{

@@ -33,7 +33,7 @@ func sample() Input {
 			Exposure: tenancyv1alpha1.ExposureSpec{Type: tenancyv1alpha1.ExposeLoadBalancer},
 		},
 		Platform: Platform{
-			Namespace: "bulkhead-system", SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", ClusterDomain: "cluster.local",
+			Namespace: "bulkhead-system", SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy", ClusterDomain: "cluster.local",
 			Images: Images{Etcd: "etcd:v1", APIServer: "kube-apiserver:v1", ControllerManager: "kube-controller-manager:v1", MetricsServer: "metrics-server:v1"},
 		},
 		NodeAgentCA:  []byte("the CA of vn-agents\n"),

@@ -28,18 +28,20 @@ const (
 type Platform struct {
 	// Namespace is the super namespace of the platform's own components.
 	Namespace string
-	// SyncerServiceAccount and VNAgentServiceAccount may read their kubeconfigs there.
-	SyncerServiceAccount  string
-	VNAgentServiceAccount string
+	// The ServiceAccounts there that may read their own kubeconfig of each tenant.
+	SyncerServiceAccount      string
+	VNAgentServiceAccount     string
+	TenantProxyServiceAccount string
 	// ClusterDomain is the DNS domain of the super cluster's Services.
 	ClusterDomain string
 	// Images that run where the class names none.
 	Images Images
 }
 
-// Images are whole image names. Each must hold a program of its component's name in PATH.
+// Images are whole image names. Each must hold a program of its component's name in
+// PATH, but CoreDNS: its image is run as upstream's is, by its entrypoint.
 type Images struct {
-	Etcd, APIServer, ControllerManager, MetricsServer string
+	Etcd, APIServer, ControllerManager, MetricsServer, CoreDNS string
 }
 
 // Input is all that the objects of one control plane depend on.

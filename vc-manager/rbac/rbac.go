@@ -52,7 +52,7 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupCore, "secrets configmaps", ensure),
 		rule(groupPolicy, "poddisruptionbudgets", ensure),
 		rule(groupNetworking, "networkpolicies", ensure),
-		// To let syncer and vn-agent read one Secret each. It can grant no more than
+		// To let syncer, vn-agent and tenant-proxy read one Secret each. It can grant no more than
 		// it may itself.
 		rule(groupRBAC, "roles rolebindings", ensure),
 		{APIGroups: []string{groupRBAC}, Resources: []string{"roles"}, ResourceNames: controlplane.AccessRoles, Verbs: []string{"bind"}},
