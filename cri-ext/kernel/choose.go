@@ -1,0 +1,88 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/bulkhead-dev/bulkhead/cri-ext/channel"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/nftables"
+)
+
+// kind is an engine that a kernel may have.
+type kind struct {
+	// probe tells why the kernel does not have what the engine needs for a family.
+	probe func(ctx context.Context, namespace int, family string) error
+	open  func(ctx context.Context, namespace int, families []string, options Options) (engine, error)
+}
+
+var kinds = map[string]kind{
+	"nftables": {
+		probe: nftables.Probe,
+		open: func(_ context.Context, namespace int, families []string, options Options) (engine, error) {
+			return nftables.Open(namespace, families, options.Seed)
+		},
+	},
+}
+
+// preference is the order of the engines where the options have none.
+var preference = []string{"ipvs", "nftables", "iptables"}
+
+// choose picks an engine for each IP family and opens them.
+func (k *Kernel) choose(ctx context.Context, options Options) error {
+	names := options.Engines
+	if len(names) == 0 {
+		names = preference
+	}
+	carried := map[string][]string{}
+	for _, family := range []string{IPv4, IPv6} {
+		reasons := map[string]string{}
+		backend := channel.Backend{Family: family}
+		for _, name := range names {
+			candidate, known := kinds[name]
+			if !known {
+				reasons[name] = "there is no such engine"
+				continue
+			}
+			err := candidate.probe(ctx, k.namespace, family)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err == nil {
+				backend.Engine = name
+				carried[name] = append(carried[name], family)
+				break
+			}
+			reasons[name] = err.Error()
+		}
+		if backend.Engine == "" || backend.Engine != names[0] {
+			backend.Reason = join(names, reasons)
+		}
+		k.reasons[family] = reasons
+		k.backends = append(k.backends, backend)
+	}
+	for _, name := range names {
+		if carried[name] == nil || slices.ContainsFunc(k.engines, func(o opened) bool { return o.name == name }) {
+			continue
+		}
+		e, err := kinds[name].open(ctx, k.namespace, carried[name], options)
+		if err != nil {
+			return fmt.Errorf("opening %s: %w", name, err)
+		}
+		k.engines = append(k.engines, opened{engine: e, name: name, families: carried[name]})
+	}
+	return nil
+}
+
+func join(names []string, reasons map[string]string) string {
+	text := ""
+	for _, name := range names {
+		if reason, failed := reasons[name]; failed {
+			if text != "" {
+				text += "; "
+			}
+			text += name + ": " + reason
+		}
+	}
+	return text
+}
