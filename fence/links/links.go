@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -98,15 +99,18 @@ func Addresses(handle *netlink.Handle) (map[netip.Addr]bool, error) {
 	return addresses, nil
 }
 
-// Watch calls changed after each change of the interfaces or routes of the caller's
-// network namespace, until the context ends. Changes that were lost are not noticed:
-// the caller looks from time to time by itself.
-func Watch(ctx context.Context, changed func()) error {
+// Watch calls changed after each change of the interfaces or routes of a network
+// namespace, nil for the caller's own, until the context ends. Changes that were lost
+// are not noticed: the caller looks from time to time by itself.
+func Watch(ctx context.Context, namespace *netns.NsHandle, changed func()) error {
+	// Both end with this call, whichever fails.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	links, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.RouteUpdate, 64)
-	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{Namespace: namespace}); err != nil {
 		return fmt.Errorf("watching interfaces: %w", err)
 	}
-	if err := netlink.RouteSubscribe(routes, ctx.Done()); err != nil {
+	if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{Namespace: namespace}); err != nil {
 		return fmt.Errorf("watching routes: %w", err)
 	}
 	for {

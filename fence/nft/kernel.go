@@ -184,6 +184,9 @@ func (k *Kernel) change(want *table.Table, before, now *held) (changed int, err 
 	return t.changed, t.commit()
 }
 
+// Forget has the next Apply replace the whole table.
+func (k *Kernel) Forget() { k.held = nil }
+
 // Remove takes the table out of the kernel, if it is there.
 func (k *Kernel) Remove() error {
 	k.held = nil
