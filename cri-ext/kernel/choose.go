@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/channel"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/nftables"
@@ -28,6 +29,22 @@ var kinds = map[string]kind{
 // preference is the order of the engines where the options have none.
 var preference = []string{"ipvs", "nftables", "iptables"}
 
+// works notes what was found to work, by engine and family. That is a property of
+// the machine's kernel and not of a namespace, and finding out takes longer than
+// putting a set in: taking back a trial waits for all processors.
+var works sync.Map
+
+func proven(ctx context.Context, namespace int, name, family string, candidate kind) error {
+	if _, known := works.Load(name + family); known {
+		return nil
+	}
+	err := candidate.probe(ctx, namespace, family)
+	if err == nil {
+		works.Store(name+family, true)
+	}
+	return err
+}
+
 // choose picks an engine for each IP family and opens them.
 func (k *Kernel) choose(ctx context.Context, options Options) error {
 	names := options.Engines
@@ -44,7 +61,7 @@ func (k *Kernel) choose(ctx context.Context, options Options) error {
 				reasons[name] = "there is no such engine"
 				continue
 			}
-			err := candidate.probe(ctx, k.namespace, family)
+			err := proven(ctx, k.namespace, name, family, candidate)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}

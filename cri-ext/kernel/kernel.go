@@ -21,8 +21,10 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/channel"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
@@ -65,9 +67,9 @@ func (e *UnsupportedError) Error() string {
 // engine carries the rules of the IP families that it was opened for. Its methods
 // are called one at a time.
 type engine interface {
-	// Adopt returns the rule set, or the part of one that is of the engine's
-	// families, that an earlier process left; nil if there is none that is whole.
-	Adopt(ctx context.Context) (*ruleset.Set, error)
+	// Adopt returns what an earlier process left, as far as it is of the engine's
+	// families; nil if there is nothing, or nothing that is whole.
+	Adopt(ctx context.Context) (*held.Part, error)
 	// Change makes the kernel hold to. from is what it holds, and delta leads from
 	// it to to; both are nil if what it holds is not known.
 	Change(ctx context.Context, from, to *ruleset.Set, delta *ruleset.Delta) error
@@ -91,8 +93,8 @@ type Kernel struct {
 	// leftovers are engines that are not used any more and still hold rules.
 	leftovers []engine
 	set       *ruleset.Set
-	// tenant is whose sandbox it is, once a set was there.
-	tenant *ruleset.Set
+	// tenant is whose sandbox it is, empty until a set was there.
+	tenant types.UID
 	closed bool
 }
 
@@ -144,19 +146,15 @@ func (k *Kernel) Held() (generation uint64, digest ruleset.Digest) {
 // adopt takes over what an earlier process left, if all engines hold parts of one
 // whole.
 func (k *Kernel) adopt(ctx context.Context) error {
-	var parts []*ruleset.Set
-	for _, e := range k.engines {
-		part, err := e.Adopt(ctx)
-		if err != nil {
+	parts := make([]*held.Part, len(k.engines))
+	for i, e := range k.engines {
+		var err error
+		if parts[i], err = e.Adopt(ctx); err != nil {
 			return fmt.Errorf("reading the rules that %s holds: %w", e.name, err)
 		}
-		if part == nil {
-			return nil
-		}
-		parts = append(parts, part)
 	}
-	if len(parts) == 1 {
-		k.set, k.tenant = parts[0], parts[0]
+	if set, ok := held.Merge(parts); ok {
+		k.set, k.tenant = set, set.Tenant()
 	}
 	return nil
 }
@@ -166,8 +164,8 @@ func (k *Kernel) check(set *ruleset.Set) error {
 	if k.closed {
 		return errors.New("the kernel was closed")
 	}
-	if k.tenant != nil && k.tenant.Tenant() != set.Tenant() {
-		return &ruleset.MismatchError{Recipient: ruleset.Recipient{Tenant: k.tenant.Tenant()}, Tenant: set.Tenant()}
+	if k.tenant != "" && k.tenant != set.Tenant() {
+		return &ruleset.MismatchError{Recipient: ruleset.Recipient{Tenant: k.tenant}, Tenant: set.Tenant()}
 	}
 	services := set.Services()
 	for _, b := range k.backends {
@@ -225,7 +223,7 @@ func (k *Kernel) Apply(ctx context.Context, after *ruleset.Set, delta *ruleset.D
 
 // change has all engines change. After an error it is not known what they hold.
 func (k *Kernel) change(ctx context.Context, from, to *ruleset.Set, delta *ruleset.Delta) error {
-	k.set, k.tenant = nil, to
+	k.set, k.tenant = nil, to.Tenant()
 	for _, e := range k.engines {
 		if err := e.Change(ctx, from, to, delta); err != nil {
 			return fmt.Errorf("%s: %w", e.name, err)
@@ -275,7 +273,7 @@ func (k *Kernel) Repair(ctx context.Context) (repaired int, err error) {
 func (k *Kernel) Remove(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.set, k.tenant = nil, nil
+	k.set, k.tenant = nil, ""
 	for _, e := range k.engines {
 		if err := e.Remove(ctx); err != nil {
 			return fmt.Errorf("removing the kernel's rules with %s: %w", e.name, err)

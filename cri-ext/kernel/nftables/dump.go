@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
@@ -25,7 +26,7 @@ const dumpTries = 4
 
 // content is what one family's table holds.
 type content struct {
-	state state
+	state held.Part
 	// services are in the order of keys, their endpoints in that of their numbers.
 	services []ruleset.Service
 	// used is how many endpoints of each service are picked from.
@@ -35,16 +36,14 @@ type content struct {
 // errInconsistent says that a table's parts do not fit one another.
 var errInconsistent = errors.New("the table's parts do not fit one another")
 
-// Adopt returns the rule set that an earlier process left, nil if there is none, or
-// not one that is whole.
-func (e *Engine) Adopt(ctx context.Context) (*ruleset.Set, error) {
+// Adopt returns what an earlier process left, nil if there is nothing, or nothing
+// that is whole.
+func (e *Engine) Adopt(ctx context.Context) (*held.Part, error) {
 	generation, err := e.kernelGeneration(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var states []state
-	var services []ruleset.Service
-	var ranges []netip.Prefix
+	var parts []*held.Part
 	for i, f := range e.families {
 		c, err := e.content(ctx, f)
 		switch {
@@ -53,7 +52,6 @@ func (e *Engine) Adopt(ctx context.Context) (*ruleset.Set, error) {
 		case err != nil:
 			return nil, err
 		}
-		counts := map[int]bool{}
 		for j := range c.services {
 			service := &c.services[j]
 			if service.Affinity > 0 && len(service.Endpoints) > 0 {
@@ -61,27 +59,27 @@ func (e *Engine) Adopt(ctx context.Context) (*ruleset.Set, error) {
 				slices.SortFunc(service.Endpoints, netip.AddrPort.Compare)
 			}
 		}
-		good, err := e.structure(ctx, f, len(c.state.ranges), counts)
+		counts := map[int]bool{}
+		good, err := e.structure(ctx, f, len(c.state.Ranges), counts)
 		if err != nil {
 			return nil, err
 		}
 		if !good {
 			return nil, nil
 		}
+		if e.tables[i].structure, err = e.fingerprint(ctx, f); err != nil {
+			return nil, err
+		}
 		e.tables[i].counts = counts
-		states, services, ranges = append(states, c.state), append(services, c.services...), append(ranges, c.state.ranges...)
+		c.state.Services = c.services
+		parts = append(parts, &c.state)
 	}
-	for _, s := range states[1:] {
-		if s.generation != states[0].generation || s.digest != states[0].digest || s.tenant != states[0].tenant {
+	all := *parts[0]
+	for _, part := range parts[1:] {
+		if part.Generation != all.Generation || part.Digest != all.Digest || part.Tenant != all.Tenant {
 			return nil, nil
 		}
-	}
-	set, err := ruleset.New(states[0].tenant, states[0].generation, ranges, services)
-	if err != nil || set.Digest() != states[0].digest {
-		return nil, nil //nolint:nilerr // what is no valid set, or another than it says, is not adopted
-	}
-	if err := e.settle(ctx, 0, false); err != nil {
-		return nil, err
+		all.Ranges, all.Services = append(all.Ranges, part.Ranges...), append(all.Services, part.Services...)
 	}
 	after, err := e.kernelGeneration(ctx)
 	if err != nil {
@@ -90,7 +88,7 @@ func (e *Engine) Adopt(ctx context.Context) (*ruleset.Set, error) {
 	if after == generation {
 		e.generation = generation
 	}
-	return set, nil
+	return &all, nil
 }
 
 // Dump reads the services from the kernel, in the order of keys.
@@ -112,32 +110,31 @@ func (e *Engine) Dump(ctx context.Context) ([]ruleset.Service, error) {
 	return services, nil
 }
 
-// compare returns how many services the kernel does not hold as the set has them;
-// at least 1 if anything else is not as it should be.
-func (e *Engine) compare(ctx context.Context, set *ruleset.Set) (int, error) {
-	wrong := 0
+// compare returns how many services the kernel does not hold as the set has them.
+// right tells that everything else is as it should be, too.
+func (e *Engine) compare(ctx context.Context, set *ruleset.Set) (wrong int, right bool, err error) {
+	right = true
 	for i, f := range e.families {
 		want, ranges := f.of(set)
 		got, err := e.content(ctx, f)
 		switch {
 		case errors.Is(err, unix.ENOENT):
-			wrong += max(1, len(want))
+			wrong, right = wrong+len(want), false
 			continue
-		case err != nil && !errors.Is(err, errInconsistent):
-			return 0, err
+		case errors.Is(err, errInconsistent):
+			right = false
+		case err != nil:
+			return 0, false, err
 		}
-		different := e.differences(want, got)
-		structure, ferr := e.fingerprint(ctx, f)
-		if ferr != nil {
-			return 0, ferr
+		wrong += e.differences(want, got)
+		structure, err := e.fingerprint(ctx, f)
+		if err != nil {
+			return 0, false, err
 		}
-		if different == 0 && (err != nil || structure != e.tables[i].structure || got.state.digest != set.Digest() ||
-			got.state.generation != set.Generation() || !slices.Equal(got.state.ranges, ranges)) {
-			different = 1
-		}
-		wrong += different
+		right = right && wrong == 0 && structure == e.tables[i].structure && got.state.Digest == set.Digest() &&
+			got.state.Generation == set.Generation() && slices.Equal(got.state.Ranges, ranges)
 	}
-	return wrong, nil
+	return wrong, right, nil
 }
 
 // differences counts the services that are not alike.
@@ -193,18 +190,13 @@ type slot struct {
 func (e *Engine) readContent(ctx context.Context, f *family) (*content, error) {
 	c := &content{}
 	fits := true
-	bad := func(error) { fits = false }
 	err := e.elements(ctx, f, setState, func(el element) {
-		if len(el.key) != 4 {
-			bad(nil)
-		} else if err := c.state.read(binary.NativeEndian.Uint32(el.key), el.comment); err != nil {
-			bad(err)
-		}
+		fits = fits && len(el.key) == 4 && readState(&c.state, binary.NativeEndian.Uint32(el.key), el.comment) == nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(c.state.ranges, func(a, b netip.Prefix) int {
+	slices.SortFunc(c.state.Ranges, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	type frontend struct {
@@ -216,7 +208,7 @@ func (e *Engine) readContent(ctx context.Context, f *family) (*content, error) {
 		key, ok := f.parseKey(el.key)
 		seconds, err := parseAffinity(el.comment)
 		if !ok || err != nil || count < 0 {
-			bad(err)
+			fits = false
 			return
 		}
 		frontends = append(frontends, frontend{ruleset.Service{Key: key, Affinity: seconds}, count})
@@ -234,7 +226,7 @@ func (e *Engine) readContent(ctx context.Context, f *family) (*content, error) {
 	err = e.elements(ctx, f, setEndpoints, func(el element) {
 		s, ok := f.parseSlot(el)
 		if !ok {
-			bad(nil)
+			fits = false
 			return
 		}
 		endpoints = append(endpoints, s)

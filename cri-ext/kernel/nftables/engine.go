@@ -344,17 +344,17 @@ func (e *Engine) Repair(ctx context.Context, set *ruleset.Set) (int, error) {
 	if e.generation != 0 && generation == e.generation {
 		return 0, nil
 	}
-	wrong, err := e.compare(ctx, set)
+	wrong, right, err := e.compare(ctx, set)
 	if err != nil {
 		return 0, err
 	}
-	if wrong == 0 {
+	if right {
 		if after, err := e.kernelGeneration(ctx); err == nil && after == generation {
 			e.generation = generation
 		}
 		return 0, nil
 	}
-	return wrong, e.Change(ctx, nil, set, nil)
+	return max(1, wrong), e.Change(ctx, nil, set, nil)
 }
 
 // Remove takes the tables away.

@@ -9,20 +9,13 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
 
 // The state is in comments of a set that no rule uses, where the nft tool shows it
 // and a later process finds it: element 0 says which rule set it is, each other is
 // one of its ranges.
-
-// state is what a table says of itself.
-type state struct {
-	generation uint64
-	digest     ruleset.Digest
-	tenant     types.UID
-	ranges     []netip.Prefix
-}
 
 func (b *batch) addState(f *family, set *ruleset.Set) {
 	digest := set.Digest()
@@ -38,14 +31,14 @@ func (b *batch) addState(f *family, set *ruleset.Set) {
 	l.end()
 }
 
-// read takes in the comment of one element.
-func (s *state) read(number uint32, comment string) error {
+// readState takes in the comment of one element.
+func readState(s *held.Part, number uint32, comment string) error {
 	if number > 0 {
 		network, err := netip.ParsePrefix(comment)
 		if err != nil {
 			return fmt.Errorf("range %d of the rule set: %w", number, err)
 		}
-		s.ranges = append(s.ranges, network)
+		s.Ranges = append(s.Ranges, network)
 		return nil
 	}
 	fields := strings.Split(comment, " ")
@@ -57,9 +50,9 @@ func (s *state) read(number uint32, comment string) error {
 		return fmt.Errorf("generation of the rule set: %w", err)
 	}
 	digest, err := hex.DecodeString(fields[2])
-	if err != nil || len(digest) != len(s.digest) {
+	if err != nil || len(digest) != len(s.Digest) {
 		return fmt.Errorf("%q is no digest of a rule set", fields[2])
 	}
-	s.generation, s.digest, s.tenant = generation, ruleset.Digest(digest), types.UID(fields[3])
+	s.Generation, s.Digest, s.Tenant = generation, ruleset.Digest(digest), types.UID(fields[3])
 	return nil
 }
