@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	syncer "github.com/bulkhead-dev/bulkhead/syncer/rbac"
+	tenantproxy "github.com/bulkhead-dev/bulkhead/tenant-proxy/rbac"
 	vcmanager "github.com/bulkhead-dev/bulkhead/vc-manager/rbac"
 	vnagent "github.com/bulkhead-dev/bulkhead/vn-agent/rbac"
 )
@@ -26,9 +27,10 @@ type access struct {
 
 // fromCode is what each component's own package says it needs.
 var fromCode = map[string]access{
-	"vc-manager": {ClusterRules: vcmanager.SuperRules(), NamespaceRules: vcmanager.PlatformNamespaceRules()},
-	"syncer":     {ClusterRules: syncer.SuperRules(), NamespaceRules: syncer.PlatformNamespaceRules()},
-	"vn-agent":   {ClusterRules: vnagent.SuperRules()},
+	"vc-manager":   {ClusterRules: vcmanager.SuperRules(), NamespaceRules: vcmanager.PlatformNamespaceRules()},
+	"syncer":       {ClusterRules: syncer.SuperRules(), NamespaceRules: syncer.PlatformNamespaceRules()},
+	"vn-agent":     {ClusterRules: vnagent.SuperRules()},
+	"tenant-proxy": {ClusterRules: tenantproxy.SuperRules()},
 }
 
 // The chart holds the very rules that the components' code states.

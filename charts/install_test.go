@@ -75,7 +75,7 @@ func getClass(t *testing.T, cluster *testenv.Cluster) *tenancyv1alpha1.VirtualCl
 // checkGrants sees whether cluster-wide rights are there or gone.
 func checkGrants(t *testing.T, cluster *testenv.Cluster, want bool) {
 	t.Helper()
-	for _, component := range []string{"vc-manager", "syncer", "vn-agent"} {
+	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy"} {
 		err := cluster.Client.Get(t.Context(), client.ObjectKey{Name: "bulkhead-" + component}, &rbacv1.ClusterRoleBinding{})
 		if client.IgnoreNotFound(err) != nil || apierrors.IsNotFound(err) == want {
 			t.Errorf("ClusterRoleBinding of %s: want it there %v, got %v", component, want, err)
