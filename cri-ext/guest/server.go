@@ -34,6 +34,9 @@ const (
 	engineTimeout = time.Minute
 	// frameTimeout bounds the rest of a frame that has begun, and the writing of one.
 	frameTimeout = 10 * time.Second
+	// serialTimeout is the former on a serial port, where the frame may be one that
+	// nobody will end: shorter than a host says hello.
+	serialTimeout = 2 * time.Second
 )
 
 // Server is the agent's end. It serves one sandbox of one tenant: the first that the
@@ -100,7 +103,10 @@ func (s *Server) Serve(ctx context.Context, conn transport.Conn, serial bool) er
 	defer stop()
 	peer := &peer{server: s, conn: conn, writer: frame.NewWriter(conn)}
 	for {
-		pace := &pace{conn: conn}
+		pace := &pace{conn: conn, limit: frameTimeout}
+		if serial {
+			pace.limit = serialTimeout
+		}
 		reader := frame.NewReader(pace, hostFrame, serial)
 		err := peer.serve(ctx, pace, reader)
 		switch {
@@ -120,6 +126,7 @@ func (s *Server) Serve(ctx context.Context, conn transport.Conn, serial bool) er
 // pace reads without a deadline between frames, and with one within.
 type pace struct {
 	conn  transport.Conn
+	limit time.Duration
 	begun bool
 }
 
@@ -127,7 +134,7 @@ func (p *pace) Read(buffer []byte) (int, error) {
 	n, err := p.conn.Read(buffer)
 	if n > 0 && !p.begun {
 		p.begun = true
-		if failed := p.conn.SetDeadline(time.Now().Add(frameTimeout)); failed != nil {
+		if failed := p.conn.SetDeadline(time.Now().Add(p.limit)); failed != nil {
 			return n, failed
 		}
 	}

@@ -164,9 +164,12 @@ func (s *session) hello(ctx context.Context, recipient ruleset.Recipient) (chann
 		}
 		body, err := s.answer(ctx, kindWelcome, wait)
 		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && time.Now().Before(deadline) {
-				s.request++
-				continue
+			if s.serial && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+				if time.Now().Before(deadline) {
+					s.request++
+					continue
+				}
+				err = fmt.Errorf("the guest did not answer in %v, and was last asked again: %w", s.limits.Hello, err)
 			}
 			return channel.Hello{}, err
 		}
