@@ -101,7 +101,8 @@ func followLogs(t *testing.T, tn *tenant) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\S+Z? tick (\d+)$`)
+	// A pod that has just started says first who it is.
+	line := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\S+Z? (tick \d+|ready as \S+ on \S+)$`)
 	seen := 0
 	scanner := bufio.NewScanner(stdout)
 	for seen < 5 && scanner.Scan() {
