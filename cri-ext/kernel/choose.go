@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/channel"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/iptables"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/nftables"
 )
 
@@ -22,6 +23,12 @@ var kinds = map[string]kind{
 		probe: nftables.Probe,
 		open: func(_ context.Context, namespace int, families []string, options Options) (engine, error) {
 			return nftables.Open(namespace, families, options.Seed)
+		},
+	},
+	"iptables": {
+		probe: iptables.Probe,
+		open: func(ctx context.Context, namespace int, families []string, options Options) (engine, error) {
+			return iptables.Open(ctx, namespace, families, options.Seed)
 		},
 	},
 }

@@ -13,6 +13,7 @@ import (
 func TestTraffic(t *testing.T) {
 	for engine, options := range map[string]traffic.Options{
 		"nftables": {Stores: true, Flush: func() error { return exec.Command("nft", "flush", "ruleset").Run() }},
+		"iptables": {Stores: true, Services: 2000, Flush: flushIPTables},
 	} {
 		t.Run(engine, func(t *testing.T) {
 			options.Families = []string{kernel.IPv4, kernel.IPv6}
@@ -36,4 +37,15 @@ func TestTraffic(t *testing.T) {
 			}
 		})
 	}
+}
+
+func flushIPTables() error {
+	for _, command := range []string{"iptables", "ip6tables"} {
+		for _, table := range []string{"nat", "filter"} {
+			if err := exec.Command(command, "-t", table, "-F").Run(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -55,6 +55,18 @@ func (c *Choices) Choose(service *ruleset.Service) netip.AddrPort {
 	return best
 }
 
+// Order returns the endpoints of a service with the chosen one first, the others as
+// they were. Without affinity they stay as they are.
+func Order(service *ruleset.Service, chosen netip.AddrPort) []netip.AddrPort {
+	at := slices.Index(service.Endpoints, chosen)
+	if service.Affinity == 0 || at <= 0 {
+		return service.Endpoints
+	}
+	order := append(make([]netip.AddrPort, 0, len(service.Endpoints)), chosen)
+	order = append(order, service.Endpoints[:at]...)
+	return append(order, service.Endpoints[at+1:]...)
+}
+
 // hash is that of an endpoint under a seed.
 func hash(endpoint netip.AddrPort, seed uint64) uint64 {
 	address := endpoint.Addr().As16()

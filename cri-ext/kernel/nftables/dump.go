@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/affinity"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
@@ -115,7 +116,7 @@ func (e *Engine) Dump(ctx context.Context) ([]ruleset.Service, error) {
 func (e *Engine) compare(ctx context.Context, set *ruleset.Set) (wrong int, right bool, err error) {
 	right = true
 	for i, f := range e.families {
-		want, ranges := f.of(set)
+		want, ranges := held.Services(set.Services(), f.v4), held.Ranges(set.Ranges(), f.v4)
 		got, err := e.content(ctx, f)
 		switch {
 		case errors.Is(err, unix.ENOENT):
@@ -126,7 +127,10 @@ func (e *Engine) compare(ctx context.Context, set *ruleset.Set) (wrong int, righ
 		case err != nil:
 			return 0, false, err
 		}
-		wrong += e.differences(want, got)
+		wrong += held.Differences(want, got.services, func(w *ruleset.Service, j int) bool {
+			return w.Affinity == got.services[j].Affinity && used(w) == got.used[j] &&
+				slices.Equal(affinity.Order(w, e.choices.Get(w.Key)), got.services[j].Endpoints)
+		})
 		structure, err := e.fingerprint(ctx, f)
 		if err != nil {
 			return 0, false, err
@@ -135,38 +139,6 @@ func (e *Engine) compare(ctx context.Context, set *ruleset.Set) (wrong int, righ
 			got.state.Generation == set.Generation() && slices.Equal(got.state.Ranges, ranges)
 	}
 	return wrong, right, nil
-}
-
-// differences counts the services that are not alike.
-func (e *Engine) differences(want []ruleset.Service, got *content) int {
-	count, i, j := 0, 0, 0
-	for i < len(want) || j < len(got.services) {
-		order := 0
-		switch {
-		case i == len(want):
-			order = 1
-		case j == len(got.services):
-			order = -1
-		default:
-			order = want[i].Compare(got.services[j].Key)
-		}
-		switch {
-		case order < 0:
-			i++
-		case order > 0:
-			j++
-		default:
-			w, g := &want[i], &got.services[j]
-			same := w.Affinity == g.Affinity && used(w) == got.used[j] && slices.Equal(slots(w, e.choices.Get(w.Key)), g.Endpoints)
-			i++
-			j++
-			if same {
-				continue
-			}
-		}
-		count++
-	}
-	return count
 }
 
 // content reads a family's table. With errInconsistent it returns what there is.

@@ -3,8 +3,6 @@ package nftables
 import (
 	"encoding/binary"
 	"net/netip"
-	"slices"
-	"sort"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -14,32 +12,6 @@ import (
 )
 
 func native32(value uint32) []byte { return binary.NativeEndian.AppendUint32(nil, value) }
-
-// services cuts out those of the family: IPv4 comes first in the order of keys.
-func (f *family) services(all []ruleset.Service) []ruleset.Service {
-	border := sort.Search(len(all), func(i int) bool { return all[i].Addr.Is6() })
-	if f.v4 {
-		return all[:border]
-	}
-	return all[border:]
-}
-
-func (f *family) ranges(all []netip.Prefix) []netip.Prefix {
-	border := sort.Search(len(all), func(i int) bool { return all[i].Addr().Is6() })
-	if f.v4 {
-		return all[:border]
-	}
-	return all[border:]
-}
-
-// keys cuts out those of the family.
-func (f *family) keys(all []ruleset.Key) []ruleset.Key {
-	border := sort.Search(len(all), func(i int) bool { return all[i].Addr.Is6() })
-	if f.v4 {
-		return all[:border]
-	}
-	return all[border:]
-}
 
 // appendAddr writes an address as a register has it.
 func appendAddr(buffer []byte, addr netip.Addr) []byte {
@@ -160,18 +132,6 @@ func (l *list) endpoint(key []byte, endpoint netip.AddrPort) {
 	l.Attr(unix.NFTA_DATA_VALUE, appendEndpoint(space[:0], endpoint))
 	l.Close(data)
 	l.Close(element)
-}
-
-// slots are the endpoints of a frontend in the order of their numbers: as they
-// come, or with the one first that affinity chose.
-func slots(service *ruleset.Service, chosen netip.AddrPort) []netip.AddrPort {
-	at := slices.Index(service.Endpoints, chosen)
-	if service.Affinity == 0 || at <= 0 {
-		return service.Endpoints
-	}
-	order := append(make([]netip.AddrPort, 0, len(service.Endpoints)), chosen)
-	order = append(order, service.Endpoints[:at]...)
-	return append(order, service.Endpoints[at+1:]...)
 }
 
 // used is how many of the endpoints are picked from.

@@ -31,6 +31,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/affinity"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/conntrack"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
@@ -172,7 +173,7 @@ func (e *Engine) settle(ctx context.Context, known uint32, whole bool) error {
 func (e *Engine) whole(set *ruleset.Set) *batch {
 	b := newBatch(Table, 8192+192*len(set.Services())+128*set.Backends())
 	for i, f := range e.families {
-		services, ranges := f.of(set)
+		services, ranges := held.Services(set.Services(), f.v4), held.Ranges(set.Ranges(), f.v4)
 		b.addTable(f) // so that there is one to remove
 		b.removeTable(f)
 		b.addTable(f)
@@ -208,7 +209,7 @@ func (b *batch) addServices(f *family, choices *affinity.Choices, services []rul
 	endpoints := b.add(f, setEndpoints)
 	for i := range services {
 		key := appendKey(space[:0], services[i].Key)
-		for slot, endpoint := range slots(&services[i], choices.Choose(&services[i])) {
+		for slot, endpoint := range affinity.Order(&services[i], choices.Choose(&services[i])) {
 			endpoints.endpoint(slotKey(key, slot), endpoint)
 		}
 	}
@@ -233,23 +234,23 @@ type change struct {
 // patch writes what leads from one set to the next.
 func (e *Engine) patch(b *batch, i int, f *family, from, to *ruleset.Set, delta *ruleset.Delta, stale *conntrack.Stale) error {
 	var changes []change
-	for _, key := range f.keys(delta.Remove) {
+	for _, key := range held.Keys(delta.Remove, f.v4) {
 		before, found := from.Find(key)
 		if !found {
 			return fmt.Errorf("%s is to be removed and is not there", key)
 		}
-		changes = append(changes, change{key: appendKey(nil, key), before: &before, old: slots(&before, e.choices.Get(key))})
+		changes = append(changes, change{key: appendKey(nil, key), before: &before, old: affinity.Order(&before, e.choices.Get(key))})
 		e.choices.Forget(key)
 		stale.Note(&before, nil)
 	}
-	put := f.services(delta.Put)
+	put := held.Services(delta.Put, f.v4)
 	for j := range put {
 		after := &put[j]
 		c := change{key: appendKey(nil, after.Key), after: after}
 		if before, found := from.Find(after.Key); found {
-			c.before, c.old = &before, slots(&before, e.choices.Get(after.Key))
+			c.before, c.old = &before, affinity.Order(&before, e.choices.Get(after.Key))
 		}
-		c.new = slots(after, e.choices.Choose(after))
+		c.new = affinity.Order(after, e.choices.Choose(after))
 		changes = append(changes, c)
 		stale.Note(c.before, after)
 	}
@@ -265,9 +266,9 @@ func (e *Engine) patch(b *batch, i int, f *family, from, to *ruleset.Set, delta 
 		}
 	}
 	b.addElements(f, changes)
-	if _, before := f.of(from); !slices.Equal(before, f.ranges(to.Ranges())) {
+	if ranges := held.Ranges(to.Ranges(), f.v4); !slices.Equal(ranges, held.Ranges(from.Ranges(), f.v4)) {
 		b.flushChain(f, chainRanges)
-		for _, network := range f.ranges(to.Ranges()) {
+		for _, network := range ranges {
 			b.addRange(f, network)
 		}
 		e.tables[i].structure = 0

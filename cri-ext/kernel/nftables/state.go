@@ -23,7 +23,7 @@ func (b *batch) addState(f *family, set *ruleset.Set) {
 	element := l.element(native32(0))
 	l.comment(fmt.Sprintf("%d %d %s %s", layout, set.Generation(), hex.EncodeToString(digest[:]), set.Tenant()))
 	l.Close(element)
-	for i, network := range f.ranges(set.Ranges()) {
+	for i, network := range held.Ranges(set.Ranges(), f.v4) {
 		element := l.element(native32(uint32(i) + 1))
 		l.comment(network.String())
 		l.Close(element)

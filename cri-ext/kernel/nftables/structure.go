@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
-	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
 
 // Table is the name of the one table of each IP family.
@@ -255,12 +254,4 @@ func (b *batch) addRange(f *family, network netip.Prefix) {
 		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4 * f.words, Mask: mask, Xor: make([]byte, len(mask))},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: address},
 		&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse})
-}
-
-// of returns the part of a set that is of the family.
-func (f *family) of(set *ruleset.Set) ([]ruleset.Service, []netip.Prefix) {
-	if set == nil {
-		return nil, nil
-	}
-	return f.services(set.Services()), f.ranges(set.Ranges())
 }

@@ -108,6 +108,24 @@ func connect(a, b *namespace, inA, inB string) error {
 	return errors.Join(a.up(inA), b.up(inB))
 }
 
+// neighbours has two ends of a wire know each other for good: the test is not about
+// how they would find out, and a first packet may get lost while a wire comes up.
+func neighbours(a, b *namespace, inA, inB string, addrA, addrB netip.Addr) error {
+	linkA, err := a.handle.LinkByName(inA)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", inA, err)
+	}
+	linkB, err := b.handle.LinkByName(inB)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", inB, err)
+	}
+	know := func(n *namespace, link, other netlink.Link, addr netip.Addr) error {
+		return n.handle.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT,
+			IP: addr.AsSlice(), HardwareAddr: other.Attrs().HardwareAddr})
+	}
+	return errors.Join(know(a, linkA, linkB, addrB), know(b, linkB, linkA, addrA))
+}
+
 func ipNet(prefix netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 }

@@ -208,6 +208,7 @@ func (n *network) attach(s *sandbox, number int) error {
 	return errors.Join(
 		n.outside.address(name, netip.PrefixFrom(router, bits)),
 		s.address("eth0", netip.PrefixFrom(s.addr, bits)),
+		neighbours(n.outside, s.namespace, name, "eth0", router, s.addr),
 		s.route(all, router))
 }
 
