@@ -236,6 +236,7 @@ func (c *Client) next() func(*frame.Writer) error {
 	}
 	if c.complete && !c.toldComplete {
 		c.toldComplete = true
+		c.forgetStrangers()
 		return func(w *frame.Writer) error { return w.Write(kindPodsComplete, nil) }
 	}
 	if len(c.requests) > 0 {
@@ -262,6 +263,21 @@ func (c *Client) next() func(*frame.Writer) error {
 		}
 	}
 	return nil
+}
+
+// forgetStrangers gives up what the server holds of tenants that have nothing here any
+// more, such as those that went while no feeder was there.
+func (c *Client) forgetStrangers() {
+	present := map[types.UID]bool{}
+	for _, pod := range c.pods {
+		present[pod.Tenant] = true
+	}
+	for uid := range c.held {
+		if c.tenants[uid] == nil && !present[uid] {
+			delete(c.held, uid)
+			c.dirtyTenants[uid] = true
+		}
+	}
 }
 
 // rules returns what sends a tenant's rules. If that fails the connection ends, and

@@ -33,14 +33,14 @@ var nameEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPa
 
 // ControlPlaneNamespace is the super namespace the tenant's control plane runs in.
 func (t Tenant) ControlPlaneNamespace() string {
-	return readable("vc-"+t.Name, digest("control-plane", string(t.UID)))
+	return readable(superPrefix+t.Name, digest("control-plane", string(t.UID)))
 }
 
 // SuperNamespace is the super namespace for a namespace of the tenant. It is made
 // from the UID and the whole tenant namespace, so that names that would be equal
 // once joined or cut stay apart.
 func (t Tenant) SuperNamespace(namespace string) string {
-	return readable("vc-"+t.Name+"-"+namespace, digest("namespace", string(t.UID), namespace))
+	return readable(superPrefix+t.Name+"-"+namespace, digest("namespace", string(t.UID), namespace))
 }
 
 // readable joins a prefix for the human eye, cut where needed, with the hash that
