@@ -57,7 +57,7 @@ func startSyncer(t *testing.T) (stop func()) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := setup(ctx, manager, options{probeInterval: 300 * time.Millisecond}); err != nil {
+	if err := setup(ctx, manager, testOptions(t)); err != nil {
 		cancel()
 		t.Fatal(err)
 	}
@@ -76,6 +76,17 @@ func startSyncer(t *testing.T) (stop func()) {
 	}
 	t.Cleanup(stop)
 	return stop
+}
+
+// testOptions are the defaults with a shorter interval.
+func testOptions(t *testing.T) options {
+	t.Helper()
+	o := defaults()
+	o.probeInterval = 300 * time.Millisecond
+	if err := o.validate(nil); err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
 // tenant is a virtual cluster of a test, and the real cluster behind it.

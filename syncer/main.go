@@ -125,7 +125,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	reconciler := tenants.New(mgr.GetClient(), credentials)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
-		Kinds: kinds.All(), ProbeInterval: o.probeInterval, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
+		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
 	})
 	if err != nil {
 		return err

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"time"
+
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 )
 
 // options are what the command line says.
@@ -14,10 +17,17 @@ type options struct {
 	leaderElect          bool
 	leaderElectNamespace string
 	probeInterval        time.Duration
+
+	deniedNetworks, allowedNetworks, podNetworks, resolvers string
+	// networks is what these say.
+	networks tenantnetwork.Networks
 }
 
 func defaults() options {
-	return options{metricsAddress: ":8443", healthAddress: ":8081", leaderElect: true, probeInterval: 10 * time.Second}
+	return options{
+		metricsAddress: ":8443", healthAddress: ":8081", leaderElect: true, probeInterval: 10 * time.Second,
+		deniedNetworks: tenantnetwork.DefaultDenied,
+	}
 }
 
 func (o *options) bind(flags *flag.FlagSet) {
@@ -25,6 +35,10 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.healthAddress, "health-probe-bind-address", o.healthAddress, "address of /healthz and /readyz")
 	flags.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "let one of several replicas work")
 	flags.StringVar(&o.leaderElectNamespace, "leader-elect-namespace", o.leaderElectNamespace, "namespace of the lease; empty for the one the program runs in")
+	flags.StringVar(&o.deniedNetworks, "denied-networks", o.deniedNetworks, "networks that tenants' pods do not reach, but for the tenant's own pods")
+	flags.StringVar(&o.allowedNetworks, "allowed-networks", o.allowedNetworks, "parts of the denied networks that tenants' pods reach after all")
+	flags.StringVar(&o.podNetworks, "pod-networks", o.podNetworks, "networks of all the super cluster's pods, from which other tenants come; empty for the denied networks")
+	flags.StringVar(&o.resolvers, "resolvers", o.resolvers, "addresses of DNS servers that all tenants' pods may ask")
 	flags.DurationVar(&o.probeInterval, "tenant-probe-interval", o.probeInterval, "how often each tenant's apiserver is asked whether it is there")
 }
 
@@ -41,6 +55,23 @@ func (o *options) validate(arguments []string) error {
 	}
 	if o.probeInterval < 100*time.Millisecond {
 		problems = append(problems, fmt.Errorf("--tenant-probe-interval %s is too short: at least 100ms", o.probeInterval))
+	}
+	for _, list := range []struct {
+		flag, text string
+		into       *[]netip.Prefix
+	}{
+		{"denied-networks", o.deniedNetworks, &o.networks.Denied},
+		{"allowed-networks", o.allowedNetworks, &o.networks.Allowed},
+		{"pod-networks", o.podNetworks, &o.networks.Pods},
+	} {
+		var err error
+		if *list.into, err = tenantnetwork.ParseNetworks(list.text); err != nil {
+			problems = append(problems, fmt.Errorf("--%s: %w", list.flag, err))
+		}
+	}
+	var err error
+	if o.networks.Resolvers, err = tenantnetwork.ParseAddresses(o.resolvers); err != nil {
+		problems = append(problems, fmt.Errorf("--resolvers: %w", err))
 	}
 	return errors.Join(problems...)
 }

@@ -14,7 +14,12 @@ func TestOptions(t *testing.T) {
 		"--metrics-bind-address=":      "--metrics-bind-address",
 		"--health-probe-bind-address=": "--health-probe-bind-address",
 		"--tenant-probe-interval=1ms":  "--tenant-probe-interval",
-		"--leader-elect-namespace=bulkhead-system": "",
+		"--leader-elect-namespace=bulkhead-system":                                           "",
+		"--denied-networks= --resolvers=192.0.2.53,2001:db8::53 --pod-networks=10.78.0.0/16": "",
+		"--denied-networks=10.0.0.1/8":                                                       "--denied-networks",
+		"--allowed-networks=nowhere":                                                         "--allowed-networks",
+		"--pod-networks=10.78.0.0":                                                           "--pod-networks",
+		"--resolvers=dns.example.org":                                                        "--resolvers",
 	} {
 		o := defaults()
 		flags := flag.NewFlagSet("syncer", flag.ContinueOnError)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,6 +24,7 @@ func CacheOptions() cache.Options {
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Namespace{}: ours, &corev1.Pod{}: ours, &corev1.Service{}: ours, &corev1.Endpoints{}: ours,
 			&corev1.Secret{}: ours, &corev1.ConfigMap{}: ours, &corev1.ServiceAccount{}: ours, &corev1.PersistentVolumeClaim{}: ours,
+			&networkingv1.NetworkPolicy{}: ours,
 		},
 	}
 }

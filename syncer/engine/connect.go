@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,8 +29,8 @@ const (
 // kindMapper knows where the kinds of this package are in the API without asking:
 // a tenant's apiserver that does not answer must not hold up a start.
 func kindMapper() meta.RESTMapper {
-	core, storage := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion
-	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage})
+	core, storage, networking := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion, networkingv1.SchemeGroupVersion
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking})
 	for _, kind := range []string{"Pod", "Service", "Endpoints", "Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Event"} {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeNamespace)
 	}
@@ -37,6 +38,7 @@ func kindMapper() meta.RESTMapper {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeRoot)
 	}
 	mapper.Add(storage.WithKind("StorageClass"), meta.RESTScopeRoot)
+	mapper.Add(networking.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
 	return mapper
 }
 

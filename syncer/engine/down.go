@@ -45,6 +45,9 @@ type Down[T Object] struct {
 	// Needs are keys to look at again when the tenant's object comes, changes its
 	// specification or goes, because their Wanted depends on it.
 	Needs func(tenant T) []Key
+	// Related is called when Needs is, in order to add keys that it takes a look at
+	// the tenant's other objects to find.
+	Related func(ctx context.Context, l *Link, tenant T) error
 	// Indexes of the tenant's cache of this kind.
 	Indexes map[string]client.IndexerFunc
 	// SuperIndexes of the super cluster's cache of this kind.
@@ -159,6 +162,12 @@ func (d *Down[T]) watchTenant(ctx context.Context, l *Link) (func() bool, error)
 		l.Enqueue(d.keyOf(tenant))
 		if needs && d.Needs != nil {
 			l.Enqueue(d.Needs(tenant)...)
+		}
+		if needs && d.Related != nil {
+			// A read of a cache; it fails only while the link ends.
+			if err := d.Related(ctx, l, tenant); err != nil && ctx.Err() == nil {
+				l.log.Error(err, "finding what an object concerns", "key", d.keyOf(tenant))
+			}
 		}
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/randfill"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
@@ -21,11 +22,11 @@ func demo() translation.Tenant {
 
 func TestAllKindsOnce(t *testing.T) {
 	want := []string{
-		"namespaces", "pods", "services", "endpoints", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims",
+		"namespaces", "pods", "services", "endpoints", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims", "networkpolicies",
 		"nodes", "persistentvolumes", "storageclasses", "events",
 	}
 	var got []string
-	for _, kind := range All() {
+	for _, kind := range All(tenantnetwork.Networks{}) {
 		got = append(got, kind.Resource())
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

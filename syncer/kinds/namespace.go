@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,13 +10,14 @@ import (
 	psaapi "k8s.io/pod-security-admission/api"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/podspec"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 // namespaces go down when the first object in them does.
-func namespaces() engine.Kind {
+func namespaces(networks tenantnetwork.Networks) engine.Kind {
 	return &engine.Down[*corev1.Namespace]{
 		Name:     "namespaces",
 		OnDemand: true,
@@ -25,6 +27,12 @@ func namespaces() engine.Kind {
 		Metadata: namespaceMetadata,
 		Translate: func(_ context.Context, l *engine.Link, _ *corev1.Namespace) (*corev1.Namespace, []translation.Finding, error) {
 			return superNamespace(l.Tenant()), nil, nil
+		},
+		Finish: func(ctx context.Context, s *engine.Sync[*corev1.Namespace]) (time.Duration, error) {
+			if s.Super.DeletionTimestamp != nil {
+				return 0, nil
+			}
+			return 0, ensureFence(ctx, s.Link, networks, s.Tenant)
 		},
 		SuperChanged: func(l *engine.Link, super *corev1.Namespace, gone bool) {
 			origin, ok := tenancy.OriginOf(super)

@@ -11,7 +11,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+	"github.com/bulkhead-dev/bulkhead/syncer/networkpolicy"
 	"github.com/bulkhead-dev/bulkhead/syncer/podspec"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
@@ -24,7 +26,7 @@ const (
 
 // pods go down, and their status comes up. What they become is in package podspec,
 // how they live and die in pod_lifecycle.go, their status in pod_status.go.
-func pods() engine.Kind {
+func pods(networks tenantnetwork.Networks) engine.Kind {
 	return &engine.Down[*corev1.Pod]{
 		Name: "pods",
 		Metadata: func(tenant *corev1.Pod) (labels, annotations map[string]string, _ []translation.Finding) {
@@ -32,14 +34,12 @@ func pods() engine.Kind {
 			return metadata.Labels, metadata.Annotations, findings
 		},
 		Translate: translatePod,
-		Update: func(_ *engine.Link, tenant, super *corev1.Pod) []translation.Finding {
-			return podspec.Update(tenant, super)
-		},
+		Update:    updatePod,
 		Status:    podStatus,
 		Needs:     podNeeds,
 		Indexes:   podIndexes(),
 		Lifecycle: podLifecycle,
-		Prepare:   preparePod,
+		Prepare:   func(ctx context.Context, s *podSync) error { return preparePod(ctx, s, networks) },
 		Finish:    finishPod,
 		SuperIndexes: map[string]client.IndexerFunc{
 			indexNode: func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} },
@@ -84,7 +84,18 @@ func translatePod(ctx context.Context, l *engine.Link, tenant *corev1.Pod) (*cor
 		return nil, nil, err
 	}
 	super, findings := podspec.Translate(in)
-	return super, findings, nil
+	isolated, err := isolation(ctx, l, tenant)
+	networkpolicy.Isolate(super, isolated)
+	return super, findings, err
+}
+
+// updatePod carries onto a copy of the super pod what may change in the life of a pod.
+func updatePod(l *engine.Link, tenant, super *corev1.Pod) []translation.Finding {
+	// A read of a cache; it fails only while the program ends.
+	if isolated, err := isolation(context.Background(), l, tenant); err == nil {
+		networkpolicy.Isolate(super, isolated)
+	}
+	return podspec.Update(tenant, super)
 }
 
 // readKeys reads the names of variables that come from whole ConfigMaps and Secrets.

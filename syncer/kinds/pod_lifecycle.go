@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/tokens"
 )
@@ -58,8 +59,19 @@ func podLifecycle(ctx context.Context, s *podSync) (engine.Verdict, error) {
 	return engine.Continue, nil
 }
 
-// preparePod makes what the super cluster's admission and the kubelet ask for.
-func preparePod(ctx context.Context, s *podSync) error {
+// preparePod makes the namespace's fence, without which no pod may run, and what the
+// super cluster's admission and the kubelet ask for.
+func preparePod(ctx context.Context, s *podSync, networks tenantnetwork.Networks) error {
+	namespace, err := engine.Get[*corev1.Namespace](ctx, s.TenantReader(), "", s.Key.Namespace)
+	switch {
+	case err != nil:
+		return err
+	case namespace == nil:
+		return engine.Wait("namespace %s", s.Key.Namespace)
+	}
+	if err := ensureFence(ctx, s.Link, networks, namespace); err != nil {
+		return err
+	}
 	for _, key := range podNeeds(s.Tenant) {
 		err := s.Ensure(ctx, key)
 		var wait *engine.WaitError

@@ -4,20 +4,24 @@
 // line to All and, for a new kind of the API, to rbac and to the engine's mapper.
 package kinds
 
-import "github.com/bulkhead-dev/bulkhead/syncer/engine"
+import (
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
+	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+)
 
-// All kinds that are carried.
-func All() []engine.Kind {
+// All kinds that are carried, for tenants that reach these networks.
+func All(networks tenantnetwork.Networks) []engine.Kind {
 	return []engine.Kind{
 		// Down.
-		namespaces(),
-		pods(),
+		namespaces(networks),
+		pods(networks),
 		services(),
 		endpoints(),
 		secrets(),
 		configMaps(),
 		serviceAccounts(),
 		persistentVolumeClaims(),
+		networkPolicies(networks),
 		// Up.
 		nodes(),
 		persistentVolumes(),

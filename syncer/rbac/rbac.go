@@ -9,6 +9,7 @@ import rbacv1 "k8s.io/api/rbac/v1"
 const (
 	groupCore           = ""
 	groupStorage        = "storage.k8s.io"
+	groupNetworking     = "networking.k8s.io"
 	groupTenancy        = "tenancy.bulkhead.dev"
 	groupCoordination   = "coordination.k8s.io"
 	groupAuthentication = "authentication.k8s.io"
@@ -29,6 +30,7 @@ var (
 func TenantRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupCore, downKinds, read),
+		rule(groupNetworking, []string{"networkpolicies"}, read),
 		rule(groupCore, []string{"pods"}, []string{"delete"}),
 		rule(groupCore, []string{"pods/binding", "serviceaccounts/token"}, []string{"create"}),
 		rule(groupCore, []string{"pods/status", "services/status", "persistentvolumeclaims/status", "nodes/status"}, []string{"patch"}),
@@ -44,6 +46,7 @@ func TenantRules() []rbacv1.PolicyRule {
 func SuperRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupCore, downKinds, write),
+		rule(groupNetworking, []string{"networkpolicies"}, write),
 		rule(groupCore, []string{"pods/status"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes", "events"}, read),
 		rule(groupStorage, []string{"storageclasses"}, read),
