@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/local/image"
+	"github.com/bulkhead-dev/bulkhead/local/layout"
 	"github.com/bulkhead-dev/bulkhead/local/platform"
 )
 
@@ -76,10 +78,10 @@ func localValues(t *testing.T) map[string]any {
 	t.Helper()
 	digest := "sha256:" + strings.Repeat("0", 64)
 	var images []image.Ref
-	for _, name := range []string{"vc-manager:dev", "syncer:dev", "vn-agent:dev", "hyperkube:v1.36.3"} {
+	for _, name := range []string{"vc-manager:dev", "syncer:dev", "vn-agent:dev", "tenant-proxy:dev", "fence:dev", "hyperkube:v1.36.3"} {
 		images = append(images, image.Ref{Name: "registry.bulkhead.dev/" + name, Digest: digest})
 	}
-	values, err := platform.Values(images)
+	values, err := platform.Values(layout.DefaultSettings(), []netip.Addr{netip.MustParseAddr("192.0.2.53")}, images)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func up(ctx context.Context, l layout.Layout, withPlatform bool, out io.Writer) 
 	if withPlatform {
 		phases = append(phases,
 			phase{"platform", func(ctx context.Context, step func(string, ...any)) error {
-				return platform.Install(ctx, l, r.images, step)
+				return platform.Install(ctx, l, r.settings, r.images, step)
 			}},
 			phase{"demo tenant", func(ctx context.Context, step func(string, ...any)) error {
 				return platform.Demo(ctx, l, step)

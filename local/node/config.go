@@ -33,6 +33,7 @@ type values struct {
 	ShimCgroup       string
 	Sandbox          string
 	RestrictOOM      bool
+	Runtime          string // the socket that the kubelet takes for its runtime's
 	Registry         string
 	Upstream         string // the registry that a hosts.toml stands before; empty for our own
 }
@@ -64,6 +65,7 @@ func (n Node) values() values {
 		ShimCgroup:    "/" + n.shimCgroup(),
 		Sandbox:       SandboxImage,
 		RestrictOOM:   n.restrictOOM,
+		Runtime:       criSocket,
 		Registry:      n.settings.RegistryAddress(),
 	}
 }

@@ -1,5 +1,5 @@
 // Package node runs the nodes of the embedded super cluster: for each a
-// containerd, a kubelet and a kube-proxy in namespaces of its own.
+// containerd, a cri-ext, a kubelet and a kube-proxy in namespaces of its own.
 package node
 
 import (
@@ -21,6 +21,7 @@ import (
 // The programs of a node. A node's services are named NODE-PROGRAM.
 const (
 	containerd = "containerd"
+	criExt     = "cri-ext"
 	kubelet    = "kubelet"
 	kubeProxy  = "kube-proxy"
 )
@@ -52,7 +53,7 @@ func All(l layout.Layout, s layout.Settings, cni string) ([]Node, error) {
 
 // ServiceNames lists the names of a node's services in the order that they start in.
 func ServiceNames(node string) []string {
-	return []string{node + "-" + containerd, node + "-" + kubelet, node + "-" + kubeProxy}
+	return []string{node + "-" + containerd, node + "-" + criExt, node + "-" + kubelet, node + "-" + kubeProxy}
 }
 
 func (n Node) config() string { return filepath.Join(n.layout.NodeDir(n.Name), "config") }
@@ -90,8 +91,15 @@ func (n Node) Up(ctx context.Context, a *superplane.Authorities, m process.Manag
 	if err := m.Ensure(ctx, containerd); err != nil {
 		return err
 	}
+	if err := m.Await(ctx, containerd.Name, readyTimeout, n.listening(containerdSocket)); err != nil {
+		return err
+	}
+	criExt := n.criExt()
+	if err := m.Ensure(ctx, criExt); err != nil {
+		return err
+	}
 	// The kubelet gives up at once when it does not find its runtime.
-	if err := m.Await(ctx, containerd.Name, readyTimeout, n.containerdReady); err != nil {
+	if err := m.Await(ctx, criExt.Name, readyTimeout, n.listening(criSocket)); err != nil {
 		return err
 	}
 	kubelet := n.kubelet()
@@ -104,14 +112,17 @@ func (n Node) Up(ctx context.Context, a *superplane.Authorities, m process.Manag
 	return m.Await(ctx, kubelet.Name, readyTimeout, n.kubeletReady)
 }
 
-func (n Node) containerdReady(ctx context.Context) error {
-	return namespace.Do(namespace.Mount, layout.Mountns(n.Name), func() error {
-		conn, err := net.DialTimeout("unix", "/run/containerd/containerd.sock", time.Second)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
+// listening tells whether somebody listens on a socket of the node.
+func (n Node) listening(socket string) func(context.Context) error {
+	return func(context.Context) error {
+		return namespace.Do(namespace.Mount, layout.Mountns(n.Name), func() error {
+			conn, err := net.DialTimeout("unix", socket, time.Second)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	}
 }
 
 func (n Node) kubeletReady(ctx context.Context) error {

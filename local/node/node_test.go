@@ -41,7 +41,7 @@ func TestRender(t *testing.T) {
 
 func TestServices(t *testing.T) {
 	n := testNode("/src/bulkhead")
-	for i, s := range []process.Service{n.containerd(), n.kubelet(), n.kubeProxy()} {
+	for i, s := range []process.Service{n.containerd(), n.criExt(), n.kubelet(), n.kubeProxy()} {
 		if s.Name != ServiceNames(n.Name)[i] {
 			t.Errorf("service %d is %s, and ServiceNames lists %s", i, s.Name, ServiceNames(n.Name)[i])
 		}

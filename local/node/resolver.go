@@ -18,6 +18,17 @@ var resolverFiles = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.co
 // can use.
 func HasUpstreamResolver() bool { return upstreamResolver(resolverFiles) != "" }
 
+// Resolvers are the name servers that the nodes use.
+func Resolvers() []netip.Addr {
+	var servers []netip.Addr
+	for line := range strings.Lines(upstreamResolver(resolverFiles)) {
+		if addr, err := netip.ParseAddr(strings.TrimSpace(strings.TrimPrefix(line, "nameserver "))); err == nil {
+			servers = append(servers, addr)
+		}
+	}
+	return servers
+}
+
 // upstreamResolver renders the resolv.conf of a node: the first file that names a
 // server which a network namespace can reach. It is empty if none does.
 func upstreamResolver(files []string) string {

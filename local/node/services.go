@@ -10,6 +10,12 @@ import (
 	"github.com/bulkhead-dev/bulkhead/local/process"
 )
 
+// Sockets of a node, as the node sees them.
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	criSocket        = "/run/cri-ext-host/cri.sock"
+)
+
 // service describes one of the node's programs. args begin with the program as
 // the node sees it; binary and inputs are paths of the machine.
 func (n Node) service(program, binary string, inputs []string, args ...string) process.Service {
@@ -38,6 +44,14 @@ func (n Node) containerd() process.Service {
 	s := n.service(containerd, "containerd", []string{"containerd.toml"}, "--config="+layout.NodeConfig+"/containerd.toml")
 	s.Env = append(s.Env, n.proxyEnvironment(os.Getenv)...)
 	return s
+}
+
+// criExt stands between kubelet and containerd.
+func (n Node) criExt() process.Service {
+	return n.service(criExt, "cri-ext", nil,
+		"serve",
+		"--listen=unix://"+criSocket,
+		"--runtime=unix://"+containerdSocket)
 }
 
 func (n Node) kubelet() process.Service {

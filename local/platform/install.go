@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/local/image"
 	"github.com/bulkhead-dev/bulkhead/local/layout"
+	"github.com/bulkhead-dev/bulkhead/local/node"
 	"github.com/bulkhead-dev/bulkhead/local/progress"
 )
 
@@ -33,8 +35,8 @@ const installTimeout = 5 * time.Minute
 
 // Install installs the chart or brings its release up to date, and returns when
 // all of the platform's pods are ready.
-func Install(ctx context.Context, l layout.Layout, images []image.Ref, step func(format string, a ...any)) error {
-	chosen, err := Values(images)
+func Install(ctx context.Context, l layout.Layout, s layout.Settings, images []image.Ref, step func(format string, a ...any)) error {
+	chosen, err := Values(s, node.Resolvers(), images)
 	if err != nil {
 		return err
 	}
@@ -55,14 +57,18 @@ const registry = "registry.bulkhead.dev"
 
 // Values are the chart's values for the embedded super cluster: our images by
 // digest, because the tag stays the same while their content changes, and the
-// control planes' programs from the hyperkube image.
-func Values(images []image.Ref) (map[string]any, error) {
+// control planes' programs from the hyperkube image. Its network enforces no
+// policies, so the platform's own fence does. resolvers are the name servers that
+// nodes ask, and tenants' DNS with them.
+func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[string]any, error) {
 	values := map[string]any{
 		"defaultClass": map[string]any{
 			"spec": map[string]any{"exposure": map[string]any{"type": "NodePort"}},
 		},
 	}
-	for key, repository := range map[string]string{"vcManager": "vc-manager", "syncer": "syncer", "vnAgent": "vn-agent"} {
+	for key, repository := range map[string]string{
+		"vcManager": "vc-manager", "syncer": "syncer", "vnAgent": "vn-agent", "tenantProxy": "tenant-proxy",
+	} {
 		tag, digest, err := find(images, repository)
 		if err != nil {
 			return nil, err
@@ -80,6 +86,14 @@ func Values(images []image.Ref) (map[string]any, error) {
 		"etcd": hyperkube, "kubeApiserver": hyperkube, "kubeControllerManager": hyperkube,
 	}
 	return values, nil
+}
+
+func texts(addresses []netip.Addr) []string {
+	list := make([]string, 0, len(addresses))
+	for _, address := range addresses {
+		list = append(list, address.String())
+	}
+	return list
 }
 
 // find returns tag and digest of one of our own images.
