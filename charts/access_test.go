@@ -11,6 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	fence "github.com/bulkhead-dev/bulkhead/fence/rbac"
 	syncer "github.com/bulkhead-dev/bulkhead/syncer/rbac"
 	tenantproxy "github.com/bulkhead-dev/bulkhead/tenant-proxy/rbac"
 	vcmanager "github.com/bulkhead-dev/bulkhead/vc-manager/rbac"
@@ -31,6 +32,7 @@ var fromCode = map[string]access{
 	"syncer":       {ClusterRules: syncer.SuperRules(), NamespaceRules: syncer.PlatformNamespaceRules()},
 	"vn-agent":     {ClusterRules: vnagent.SuperRules()},
 	"tenant-proxy": {ClusterRules: tenantproxy.SuperRules()},
+	"fence":        {ClusterRules: fence.SuperRules()},
 }
 
 // The chart holds the very rules that the components' code states.
@@ -57,7 +59,7 @@ func TestRulesAreTheComponentsOwn(t *testing.T) {
 
 // What each component may do, as a table for people: a change of it shows in review.
 func TestWhatEachComponentMayDo(t *testing.T) {
-	granted := grants(t, mustTemplate(t, nil))
+	granted := grants(t, mustTemplate(t, map[string]any{"fence": map[string]any{"enabled": true}}))
 	var table strings.Builder
 	for _, line := range granted {
 		fmt.Fprintln(&table, line)

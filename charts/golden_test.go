@@ -12,6 +12,10 @@ func TestRenderedManifests(t *testing.T) {
 	}{
 		"default": {},
 		"local":   {values: localValues(t)},
+		"fence": {
+			values: map[string]any{"fence": map[string]any{"enabled": true, "podNetworks": []any{"10.78.0.0/16", "fd78::/48"}}},
+			flags:  []string{"--show-only", "templates/fence/daemonset.yaml"},
+		},
 		// An upgrade, when the API server knows the class's kind.
 		"upgrade": {
 			values: map[string]any{

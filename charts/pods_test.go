@@ -41,13 +41,19 @@ var exceptions = map[string][]string{
 	"vn-agent": {"host namespaces", "hostPort", "probe or lifecycle host"},
 	// cri-ext's socket is in a directory of the node, and lets in its root alone.
 	"tenant-proxy": {"restricted volume types", "runAsNonRoot != true", "runAsUser=0"},
+	// It writes the rules of the node's network.
+	"fence": {"host namespaces", "hostPort", "probe or lifecycle host", "unrestricted capabilities", "runAsNonRoot != true", "runAsUser=0"},
 }
 
 func TestPodsAreRestricted(t *testing.T) {
-	for name, values := range map[string]map[string]any{"default": nil, "local": localValues(t)} {
+	for name, values := range map[string]map[string]any{"default": nil, "local": localValues(t), "fence": {"fence": map[string]any{"enabled": true}}} {
 		templates := podTemplates(t, mustTemplate(t, values))
-		if len(templates) != 4 {
-			t.Fatalf("%s: %d workloads, want 4", name, len(templates))
+		want := 4
+		if fence, is := values["fence"].(map[string]any); is && fence["enabled"] == true {
+			want++
+		}
+		if len(templates) != want {
+			t.Fatalf("%s: %d workloads, want %d", name, len(templates), want)
 		}
 		for workload, template := range templates {
 			checkPodSecurity(t, name+" "+workload, template, exceptions[workload])

@@ -52,7 +52,9 @@ type agent struct {
 	problems map[string]string // of policies, by UID and generation
 	// enforced says that the kernel has once held what the whole super cluster says.
 	enforced bool
-	problem  error
+	// open says that nothing is to be enforced, and nothing is.
+	open    bool
+	problem error
 }
 
 func newAgent(config *rest.Config, o options) (*agent, error) {
@@ -131,6 +133,8 @@ func (a *agent) ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
+	case a.open:
+		return nil
 	case a.problem != nil:
 		return a.problem
 	case !a.enforced:
@@ -147,6 +151,9 @@ const batchDelay = 5 * time.Millisecond
 
 // Start enforces the policies until the context ends. The manager calls it.
 func (a *agent) Start(ctx context.Context) error {
+	if !a.enforce {
+		return a.stayOpen(ctx)
+	}
 	if err := a.watch(ctx); err != nil {
 		return err
 	}
@@ -170,11 +177,25 @@ func (a *agent) Start(ctx context.Context) error {
 			case <-time.After(batchDelay):
 			}
 		}
-		if err := a.enforce(); err != nil {
+		if err := a.bringUpToDate(); err != nil {
 			a.log.Error(err, "putting the policies into the kernel; trying again")
 			time.AfterFunc(time.Second, a.touch)
 		}
 	}
+}
+
+// stayOpen removes the rules of earlier runs, and does nothing else until the context
+// ends.
+func (a *agent) stayOpen(ctx context.Context) error {
+	if err := a.kernel.Remove(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.open = true
+	a.mu.Unlock()
+	a.log.Info("the fence is open: no policy is enforced")
+	<-ctx.Done()
+	return nil
 }
 
 // touch asks for the kernel to be brought up to date.

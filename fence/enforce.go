@@ -10,8 +10,8 @@ import (
 	"github.com/bulkhead-dev/bulkhead/fence/table"
 )
 
-// enforce brings the kernel up to date, in one transaction.
-func (a *agent) enforce() error {
+// bringUpToDate brings the kernel up to date, in one transaction.
+func (a *agent) bringUpToDate() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.problem = a.apply()

@@ -37,7 +37,8 @@ func TestOptions(t *testing.T) {
 		want string // in the error; none if empty
 	}{
 		"defaults":         {nil, ""},
-		"all the chart's":  {[]string{"--leader-elect", "--platform-namespace=x", "--syncer-service-account=s", "--vn-agent-service-account=v", "--super-cluster-domain=d", "--etcd-image=e", "--kube-apiserver-image=a", "--kube-controller-manager-image=c", "--metrics-server-image=m", "--tenant-proxy-service-account=p", "--coredns-image=n"}, ""},
+		"all the chart's":  {[]string{"--leader-elect", "--platform-namespace=x", "--syncer-service-account=s", "--vn-agent-service-account=v", "--super-cluster-domain=d", "--etcd-image=e", "--kube-apiserver-image=a", "--kube-controller-manager-image=c", "--metrics-server-image=m", "--tenant-proxy-service-account=p", "--coredns-image=n", "--denied-networks=10.0.0.0/8", "--allowed-networks=", "--pod-networks=10.78.0.0/16,fd78::/48"}, ""},
+		"no network":       {[]string{"--allowed-networks=10.0.0.1/8"}, "--allowed-networks"},
 		"no image":         {[]string{"--etcd-image="}, "--etcd-image is empty"},
 		"no workers":       {[]string{"--workers=0"}, "--workers is 0"},
 		"no requests":      {[]string{"--super-qps=-1"}, "--super-qps is -1"},

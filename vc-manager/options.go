@@ -4,7 +4,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/controlplane"
 )
 
@@ -16,6 +18,9 @@ type options struct {
 	leaderElect    bool
 	workers        int
 	qps            float64
+
+	// What platform.Networks is read from.
+	deniedNetworks, allowedNetworks, podNetworks string
 }
 
 func defaults() options {
@@ -32,6 +37,7 @@ func defaults() options {
 				CoreDNS:           "registry.k8s.io/coredns/coredns:v1.15.0",
 			},
 		},
+		deniedNetworks: tenantnetwork.DefaultDenied,
 		metricsAddress: ":8443",
 		healthAddress:  ":8081",
 		leaderElect:    true,
@@ -52,6 +58,9 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&p.Images.ControllerManager, "kube-controller-manager-image", p.Images.ControllerManager, "image of tenants' kube-controller-manager, unless their class names one")
 	flags.StringVar(&p.Images.MetricsServer, "metrics-server-image", p.Images.MetricsServer, "image of tenants' metrics-server, unless their class names one")
 	flags.StringVar(&p.Images.CoreDNS, "coredns-image", p.Images.CoreDNS, "image of the DNS server in tenants' clusters")
+	flags.StringVar(&o.deniedNetworks, "denied-networks", o.deniedNetworks, "networks that tenants' apiservers do not reach, but for the tenant's own pods")
+	flags.StringVar(&o.allowedNetworks, "allowed-networks", o.allowedNetworks, "parts of the denied networks that tenants' apiservers reach after all")
+	flags.StringVar(&o.podNetworks, "pod-networks", o.podNetworks, "networks of all the super cluster's pods, where no vn-agent is")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "address of /metrics: TLS, callers are authenticated; 0 for none")
 	flags.StringVar(&o.healthAddress, "health-probe-bind-address", o.healthAddress, "address of /healthz and /readyz")
 	flags.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "let one of several replicas work")
@@ -80,6 +89,19 @@ func (o *options) validate(arguments []string) error {
 	}
 	if o.qps <= 0 {
 		problems = append(problems, fmt.Errorf("--super-qps is %v, it must be more than 0", o.qps))
+	}
+	for _, list := range []struct {
+		flag, text string
+		into       *[]netip.Prefix
+	}{
+		{"denied-networks", o.deniedNetworks, &o.platform.Networks.Denied},
+		{"allowed-networks", o.allowedNetworks, &o.platform.Networks.Allowed},
+		{"pod-networks", o.podNetworks, &o.platform.Networks.Pods},
+	} {
+		var err error
+		if *list.into, err = tenantnetwork.ParseNetworks(list.text); err != nil {
+			problems = append(problems, fmt.Errorf("--%s: %w", list.flag, err))
+		}
 	}
 	return errors.Join(problems...)
 }

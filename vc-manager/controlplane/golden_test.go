@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/apply"
 )
 
@@ -34,6 +36,10 @@ func sample() Input {
 		},
 		Platform: Platform{
 			Namespace: "bulkhead-system", SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy", ClusterDomain: "cluster.local",
+			Networks: tenantnetwork.Networks{
+				Denied: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fc00::/7")},
+				Pods:   []netip.Prefix{netip.MustParsePrefix("10.78.0.0/16")},
+			},
 			Images: Images{Etcd: "etcd:v1", APIServer: "kube-apiserver:v1", ControllerManager: "kube-controller-manager:v1", MetricsServer: "metrics-server:v1"},
 		},
 		NodeAgentCA:  []byte("the CA of vn-agents\n"),

@@ -14,6 +14,7 @@ import (
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 )
 
 // Names of the components: of their workloads, and of the containers in them.
@@ -36,6 +37,8 @@ type Platform struct {
 	ClusterDomain string
 	// Images that run where the class names none.
 	Images Images
+	// Networks are those that tenants reach.
+	Networks tenantnetwork.Networks
 }
 
 // Images are whole image names. Each must hold a program of its component's name in

@@ -35,12 +35,12 @@ func NetworkPolicies(in Input) []client.Object {
 			// Whoever reaches it has to show a credential.
 			Ingress: []networkingv1.NetworkPolicyIngressRule{{Ports: ports(tenancy.APIServerPort)}},
 			// The apiserver calls what its tenant names: webhooks, aggregated API
-			// servers, identity providers. Not the machines' own metadata services,
-			// which hand out the nodes' credentials.
-			Egress: []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{
-				{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"169.254.0.0/16"}}},
-				{IPBlock: &networkingv1.IPBlock{CIDR: "::/0", Except: []string{"fd00:ec2::254/128", "fe80::/10"}}},
-			}}},
+			// servers, identity providers. So it reaches what the tenant's pods do, its
+			// etcd among it, and what it takes for kubelets.
+			Egress: []networkingv1.NetworkPolicyEgressRule{
+				{To: append([]networkingv1.NetworkPolicyPeer{in.ownNamespaces()}, in.Platform.Networks.Outward()...)},
+				in.nodeAgents(), dns(),
+			},
 		}),
 		in.networkPolicy(ControllerManager, networkingv1.NetworkPolicySpec{
 			PodSelector: *podSelector(ControllerManager),
@@ -59,8 +59,7 @@ func NetworkPolicies(in Input) []client.Object {
 			},
 			Egress: []networkingv1.NetworkPolicyEgressRule{
 				{To: []networkingv1.NetworkPolicyPeer{apiServer}, Ports: ports(tenancy.APIServerPort)},
-				// Nodes have no labels a policy could select.
-				{Ports: ports(tenancy.VNAgentPort)}, dns(),
+				in.nodeAgents(), dns(),
 			},
 		}))
 	}
@@ -73,6 +72,19 @@ func (in Input) networkPolicy(name string, spec networkingv1.NetworkPolicySpec) 
 		ObjectMeta: in.meta(name, name),
 		Spec:       spec,
 	}
+}
+
+// ownNamespaces are the tenant's super namespaces and that of its control plane.
+func (in Input) ownNamespaces() networkingv1.NetworkPolicyPeer {
+	return networkingv1.NetworkPolicyPeer{NamespaceSelector: &metav1.LabelSelector{
+		MatchLabels: map[string]string{tenancy.LabelTenant: string(in.Tenant.UID)},
+	}}
+}
+
+// nodeAgents are the vn-agents. Nodes have no labels a policy could select, but they
+// are not where pods are.
+func (in Input) nodeAgents() networkingv1.NetworkPolicyEgressRule {
+	return networkingv1.NetworkPolicyEgressRule{To: in.Platform.Networks.NotPods(), Ports: ports(tenancy.VNAgentPort)}
 }
 
 func podSelector(component string) *metav1.LabelSelector {
