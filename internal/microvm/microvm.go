@@ -88,11 +88,15 @@ func (vm *VM) boot(ctx context.Context, kernel kernel, config Config) error {
 	if err := writeInitramfs(ctx, image, kernel, config); err != nil {
 		return err
 	}
+	rate, err := counterRate(ctx)
+	if err != nil {
+		return err
+	}
 	args := []string{
 		"-M", "microvm,accel=tcg", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(max(config.Memory, 0)),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", kernel.image, "-initrd", image,
-		"-append", strings.TrimSpace("console=ttyS0 reboot=t panic=-1 quiet random.trust_cpu=on " + config.Cmdline),
+		"-append", strings.TrimSpace(fmt.Sprintf("console=ttyS0 reboot=t panic=-1 quiet random.trust_cpu=on tsc_early_khz=%d %s", rate, config.Cmdline)),
 	}
 	if config.Memory == 0 {
 		args[slices.Index(args, "-m")+1] = "256"

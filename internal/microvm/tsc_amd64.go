@@ -1,0 +1,4 @@
+package microvm
+
+// counter reads the processor's time stamp counter.
+func counter() uint64
