@@ -151,7 +151,7 @@ func (d *daemon) run(ctx context.Context) error {
 		defer stopRest()
 		return d.proxy.Serve(serving, d.kubelet)
 	})
-	d.log.Info("Serving", "kubelet", d.kubelet.Addr().String(), "version", version())
+	d.log.Info("Serving", "version", version())
 	if err := unixsocket.Notify("READY=1"); err != nil {
 		d.log.Error(err, "Telling systemd")
 	}
