@@ -8,6 +8,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/channel"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/iptables"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/ipvs"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/nftables"
 )
 
@@ -19,6 +20,12 @@ type kind struct {
 }
 
 var kinds = map[string]kind{
+	"ipvs": {
+		probe: ipvs.Probe,
+		open: func(ctx context.Context, namespace int, families []string, options Options) (engine, error) {
+			return ipvs.Open(ctx, namespace, families, options.PodIPs)
+		},
+	},
 	"nftables": {
 		probe: nftables.Probe,
 		open: func(_ context.Context, namespace int, families []string, options Options) (engine, error) {

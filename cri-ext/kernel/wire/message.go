@@ -142,3 +142,9 @@ func Find(data []byte, kind uint16) []byte {
 		data = rest
 	}
 }
+
+// Acknowledge has the kernel acknowledge the message that was begun last.
+func (b *Builder) Acknowledge() {
+	flags := binary.NativeEndian.Uint16(b.Bytes[b.message+6:])
+	binary.NativeEndian.PutUint16(b.Bytes[b.message+6:], flags|unix.NLM_F_ACK)
+}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,9 +92,9 @@ func (s *Socket) buffer(force, plain, size int) error {
 func (s *Socket) Close() error { return unix.Close(s.fd) }
 
 // Send hands messages to the kernel in one system call, in whose course they are
-// carried out, and returns all that the kernel refused. last is the number of the message that
-// asked for an acknowledgement.
-func (s *Socket) Send(ctx context.Context, messages []byte, last uint32) error {
+// carried out, and returns the first refusal that is not one of those tolerated.
+// last is the number of the last message that asks for an acknowledgement.
+func (s *Socket) Send(ctx context.Context, messages []byte, last uint32, tolerated ...unix.Errno) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -125,13 +126,11 @@ func (s *Socket) Send(ctx context.Context, messages []byte, last uint32) error {
 				return nil
 			}
 			errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data)))
-			if errno != 0 {
-				if refused == nil { // the first is the cause of the others
-					refused = &Error{Sequence: seq, Kind: binary.NativeEndian.Uint16(data[8:]), Errno: errno}
-				}
-			} else if seq == last {
-				acknowledged = true
+			// The first is the cause of the others.
+			if errno != 0 && refused == nil && !slices.Contains(tolerated, errno) {
+				refused = &Error{Sequence: seq, Kind: binary.NativeEndian.Uint16(data[8:]), Errno: errno}
 			}
+			acknowledged = acknowledged || seq == last
 			return nil
 		})
 		if err != nil {

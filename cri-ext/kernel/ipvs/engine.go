@@ -1,0 +1,649 @@
+// Package ipvs carries a tenant's Services by ip_vs, as kube-proxy's ipvs mode does,
+// but for what is made inside a sandbox alone: a virtual service for each frontend,
+// routes that bring packets for it past ip_vs, and neither ipset, nor iptables, nor
+// a device. Commands and routes go to the kernel in batches, because one request
+// and answer for each is what takes the time.
+//
+// A real server whose endpoint is gone gets no new connection, by weight 0, and is
+// removed once it has none. A virtual service with such is kept under a mark until
+// then.
+package ipvs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/held"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/nftables"
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/wire"
+	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
+)
+
+// mark is the persistence in seconds that marks a virtual service whose frontend
+// is gone: no frontend has that much affinity.
+const mark = ruleset.MaxAffinity + 1
+
+// MaxPorts bounds the frontends at addresses outside the ranges, of one IP family:
+// each is a rule that every routing decision is compared with.
+const MaxPorts = 2000
+
+// few is how many services are asked for one by one, rather than all at once.
+const few = 32
+
+// sysctls are settings of the namespace. A connection to a server that was removed
+// ends at once; affinity to one that takes no more is given up; the other two save
+// work that nobody needs. What a kernel does not have is left.
+var sysctls = map[string]string{
+	"vs/expire_nodest_conn":        "1",
+	"vs/expire_quiescent_template": "1",
+	"vs/conntrack":                 "0",
+	"vs/run_estimation":            "0",
+	// The sandbox does not answer for the frontends' addresses.
+	"conf/all/arp_ignore":   "1",
+	"conf/all/arp_announce": "2",
+}
+
+// Engine programs the ip_vs of one network namespace. It is not for use by several
+// goroutines at once.
+type Engine struct {
+	namespace int
+	genl      *wire.Socket
+	routes    *wire.Socket
+	netfilter *wire.Socket
+	id        uint16
+	families  []string
+	podIPs    []netip.Addr
+	// second is how many ticks of the kernel's clock it has, 0 if not known yet.
+	second uint64
+	// leaving are virtual services that wait for their connections to end.
+	leaving map[ruleset.Key]bool
+	// guarded are the ranges that the guard has, by family; nil if unknown.
+	guarded map[string][]netip.Prefix
+}
+
+// Probe tells why ip_vs cannot carry an IP family in the namespace, nil if it can:
+// by adding a virtual service and a routing rule, and removing them.
+func Probe(ctx context.Context, namespace int, family string) error {
+	e, err := Open(ctx, namespace, []string{family}, nil)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	key := ruleset.Key{Addr: netip.MustParseAddr("192.0.2.1"), Protocol: ruleset.TCP, Port: 1}
+	if family == "IPv6" {
+		key.Addr = netip.MustParseAddr("2001:db8::1")
+	}
+	b := e.batch()
+	b.service(cmdNewService, key, 0)
+	b.removeService(key)
+	if err := e.send(ctx, b); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("trying %s services: %w", family, err)
+	}
+	var trial wire.Builder
+	r := rule{v4: key.Addr.Is4(), key: key}
+	appendRule(&trial, unix.RTM_NEWRULE, unix.NLM_F_CREATE, r)
+	appendRule(&trial, unix.RTM_DELRULE, 0, r)
+	if err := finish(ctx, e.routes, &trial); err != nil {
+		return fmt.Errorf("trying %s routing rules: %w", family, err)
+	}
+	return nil
+}
+
+// Open prepares the engine for IP families that Probe found to work. Without podIPs
+// it sends from the addresses of the namespace's interfaces.
+func Open(ctx context.Context, namespace int, families []string, podIPs []netip.Addr) (*Engine, error) {
+	e := &Engine{namespace: namespace, families: families, podIPs: podIPs, guarded: map[string][]netip.Prefix{}, leaving: map[ruleset.Key]bool{}}
+	var err error
+	if e.genl, err = wire.Dial(namespace, unix.NETLINK_GENERIC); err != nil {
+		return nil, err
+	}
+	if e.routes, err = wire.Dial(namespace, unix.NETLINK_ROUTE); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	// Where there is no netfilter netlink, what needs it is left out.
+	if e.netfilter, err = wire.Dial(namespace, unix.NETLINK_NETFILTER); err != nil {
+		e.netfilter = nil
+	}
+	if e.id, err = resolve(ctx, e.genl); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// Close gives up the engine. The rules stay.
+func (e *Engine) Close() error {
+	var errs []error
+	for _, socket := range []*wire.Socket{e.genl, e.routes, e.netfilter} {
+		if socket != nil {
+			errs = append(errs, socket.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Adopt finds nothing: ip_vs has no place to say which set it holds.
+func (e *Engine) Adopt(context.Context) (*held.Part, error) { return nil, nil }
+
+func (e *Engine) batch() *batch { return &batch{family: e.id} }
+
+// send has the commands carried out.
+func (e *Engine) send(ctx context.Context, b *batch) error {
+	if b.count == 0 {
+		return nil
+	}
+	b.Acknowledge()
+	if err := e.genl.Send(ctx, b.Bytes, b.Sequence()); err != nil {
+		return fmt.Errorf("sending %d commands to ip_vs: %w", b.count, err)
+	}
+	return nil
+}
+
+func isInterrupted(err error) bool { return errors.Is(err, wire.ErrInterrupted) }
+
+// carries tells whether a key is of the engine's families.
+func (e *Engine) carries(key ruleset.Key) bool {
+	family := "IPv6"
+	if key.Addr.Is4() {
+		family = "IPv4"
+	}
+	return slices.Contains(e.families, family)
+}
+
+// all reads the whole table.
+func (e *Engine) all(ctx context.Context) (map[ruleset.Key]*virtual, error) {
+	var text []byte
+	err := wire.Inside(e.namespace, func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/ip_vs")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's ip_vs table: %w", err)
+	}
+	table, err := parseTable(bytes.Clone(text), func(key ruleset.Key, ticks uint64) (uint64, error) {
+		if e.second != 0 {
+			return e.second, nil
+		}
+		v, err := e.service(ctx, key)
+		if err == nil && v != nil && v.persistence > 0 {
+			e.second = ticks / uint64(v.persistence)
+		}
+		return max(1, e.second), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for key := range table {
+		if !e.carries(key) || key.Port == 0 {
+			delete(table, key)
+		}
+	}
+	return table, nil
+}
+
+// some reads the virtual services of the keys.
+func (e *Engine) some(ctx context.Context, keys []ruleset.Key) (map[ruleset.Key]*virtual, error) {
+	if len(keys) > few {
+		return e.all(ctx)
+	}
+	table := map[ruleset.Key]*virtual{}
+	for _, key := range keys {
+		v, err := e.service(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			continue
+		}
+		table[key] = v
+		b := e.batch()
+		b.get(cmdGetDest, key, unix.NLM_F_DUMP)
+		err = e.genl.Read(ctx, b.Bytes, func(_ uint16, data []byte) error {
+			if endpoint, s, ok := parseDest(data, key); ok {
+				v.servers[endpoint] = s
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("listing the servers of %s: %w", key, err)
+		}
+	}
+	return table, nil
+}
+
+// service reads a virtual service without its servers, nil if it is not there.
+func (e *Engine) service(ctx context.Context, key ruleset.Key) (*virtual, error) {
+	b := e.batch()
+	b.get(cmdGetService, key, unix.NLM_F_ACK)
+	var v *virtual
+	err := e.genl.Read(ctx, b.Bytes, func(_ uint16, data []byte) error {
+		if persistence, ok := parseService(data); ok {
+			v = &virtual{persistence: persistence, servers: map[netip.AddrPort]server{}}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("reading %s: %w", key, err)
+	}
+	return v, nil
+}
+
+// Change makes the kernel hold the set to. What is there is read first.
+func (e *Engine) Change(ctx context.Context, from, to *ruleset.Set, delta *ruleset.Delta) error {
+	if from == nil {
+		_, err := e.level(ctx, to)
+		return err
+	}
+	var keys []ruleset.Key
+	want := map[ruleset.Key]*ruleset.Service{}
+	for _, key := range delta.Remove {
+		if e.carries(key) {
+			keys = append(keys, key)
+		}
+	}
+	for i := range delta.Put {
+		if service := &delta.Put[i]; e.carries(service.Key) {
+			keys = append(keys, service.Key)
+			want[service.Key] = service
+		}
+	}
+	have, err := e.some(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for key := range have {
+		if !slices.Contains(keys, key) {
+			delete(have, key)
+		}
+	}
+	if slices.Equal(from.Ranges(), to.Ranges()) {
+		return e.patch(ctx, want, have, keys, to)
+	}
+	if err := e.converge(ctx, want, have); err != nil {
+		return err
+	}
+	_, err = e.level(ctx, to)
+	return err
+}
+
+// level makes the kernel hold the set whatever it holds, and returns how many
+// services were not as the set has them.
+func (e *Engine) level(ctx context.Context, set *ruleset.Set) (wrong int, err error) {
+	if err := e.prepare(set); err != nil {
+		return 0, err
+	}
+	have, err := e.all(ctx)
+	if err != nil {
+		return 0, err
+	}
+	wrong = e.differences(set, have)
+	want := map[ruleset.Key]*ruleset.Service{}
+	services := set.Services()
+	for i := range services {
+		if e.carries(services[i].Key) {
+			want[services[i].Key] = &services[i]
+		}
+	}
+	if err := e.converge(ctx, want, have); err != nil {
+		return wrong, err
+	}
+	// Frontends that leave need their routes for as long as they do.
+	if have, err = e.all(ctx); err != nil {
+		return wrong, err
+	}
+	for _, family := range e.families {
+		v4 := family == "IPv4"
+		ranges := held.Ranges(set.Ranges(), v4)
+		keys := make([]ruleset.Key, 0, len(have))
+		for key := range have {
+			if key.Addr.Is4() == v4 {
+				keys = append(keys, key)
+			}
+		}
+		there, err := readPaths(ctx, e.routes, v4)
+		if err != nil {
+			return wrong, err
+		}
+		paths := &paths{}
+		if len(keys)+len(ranges) > 0 {
+			source, err := e.source(v4)
+			if err != nil {
+				return wrong, err
+			}
+			paths = wanted(v4, keys, ranges, source)
+		}
+		if len(paths.rules) > MaxPorts {
+			return wrong, fmt.Errorf("%d %s frontends are outside the ranges of Services: ip_vs carries at most %d", len(paths.rules)-1, family, MaxPorts)
+		}
+		if err := there.change(ctx, e.routes, paths); err != nil {
+			return wrong, err
+		}
+		if err := e.guard(ctx, family, ranges); err != nil {
+			return wrong, err
+		}
+	}
+	return wrong, nil
+}
+
+// patch changes the services of a few keys, and the routes to them.
+func (e *Engine) patch(ctx context.Context, want map[ruleset.Key]*ruleset.Service, have map[ruleset.Key]*virtual, keys []ruleset.Key, to *ruleset.Set) error {
+	if err := e.converge(ctx, want, have); err != nil {
+		return err
+	}
+	left, err := e.some(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for _, family := range e.families {
+		v4 := family == "IPv4"
+		ranges := held.Ranges(to.Ranges(), v4)
+		var mine []ruleset.Key
+		// there is what is known to be there of what changes.
+		there := &paths{routes: map[route]bool{}, rules: map[rule]bool{{v4: v4}: true}}
+		for _, network := range ranges {
+			there.routes[route{table: tableRanges, to: network}] = true
+		}
+		for _, key := range keys {
+			if key.Addr.Is4() != v4 {
+				continue
+			}
+			if left[key] != nil {
+				mine = append(mine, key)
+			}
+			at := route{table: tableRanges, to: netip.PrefixFrom(key.Addr, key.Addr.BitLen()), local: true}
+			if !within(ranges, key.Addr) {
+				at.table = tablePorts
+				if have[key] != nil {
+					there.rules[rule{v4: v4, key: key}] = true
+				}
+			}
+			if have[key] != nil && left[key] == nil && !e.used(key.Addr, to) {
+				there.routes[at] = true
+			}
+		}
+		if len(mine) == 0 && len(there.rules) == 1 && len(there.routes) == len(ranges) {
+			continue
+		}
+		source, err := e.source(v4)
+		if err != nil {
+			return err
+		}
+		if err := there.change(ctx, e.routes, wanted(v4, mine, ranges, source)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// used tells whether there is a frontend at the address, or one that leaves.
+func (e *Engine) used(addr netip.Addr, set *ruleset.Set) bool {
+	for key := range e.leaving {
+		if key.Addr == addr {
+			return true
+		}
+	}
+	services := set.Services()
+	at := sort.Search(len(services), func(i int) bool { return services[i].Addr.Compare(addr) >= 0 })
+	return at < len(services) && services[at].Addr == addr
+}
+
+// converge changes the virtual services of have into those that are wanted.
+func (e *Engine) converge(ctx context.Context, want map[ruleset.Key]*ruleset.Service, have map[ruleset.Key]*virtual) error {
+	b := e.batch()
+	var leavers []ruleset.Key
+	for key, service := range want {
+		delete(e.leaving, key)
+		if b.update(service, have[key]) {
+			leavers = append(leavers, key)
+		}
+	}
+	for key, v := range have {
+		if want[key] != nil {
+			continue
+		}
+		if key.Protocol == ruleset.UDP || len(v.servers) == 0 {
+			b.removeService(key)
+			continue
+		}
+		if v.persistence != mark {
+			b.service(cmdSetService, key, mark)
+		}
+		for endpoint, s := range v.servers {
+			if s.weight != 0 {
+				b.dest(cmdSetDest, key, endpoint, 0)
+			}
+		}
+		leavers = append(leavers, key)
+		e.leaving[key] = true
+	}
+	if err := e.send(ctx, b); err != nil {
+		return err
+	}
+	return e.sweep(ctx, leavers)
+}
+
+// update writes what makes a virtual service that of the frontend. It tells whether
+// servers are left in it that shall go.
+func (b *batch) update(service *ruleset.Service, v *virtual) (leavers bool) {
+	if v == nil {
+		b.service(cmdNewService, service.Key, service.Affinity)
+		v = &virtual{}
+	} else if v.persistence != service.Affinity {
+		b.service(cmdSetService, service.Key, service.Affinity)
+	}
+	for _, endpoint := range service.Endpoints {
+		if s, found := v.servers[endpoint]; !found {
+			b.dest(cmdNewDest, service.Key, endpoint, 1)
+		} else if s.weight != 1 {
+			b.dest(cmdSetDest, service.Key, endpoint, 1)
+		}
+	}
+	for endpoint, s := range v.servers {
+		if slices.Contains(service.Endpoints, endpoint) {
+			continue
+		}
+		if service.Protocol == ruleset.UDP {
+			b.removeDest(service.Key, endpoint)
+			continue
+		}
+		if s.weight != 0 {
+			b.dest(cmdSetDest, service.Key, endpoint, 0)
+		}
+		leavers = true
+	}
+	return leavers
+}
+
+// sweep removes servers that take no new connections and have none, and virtual
+// services that leave and have no server any more.
+func (e *Engine) sweep(ctx context.Context, keys []ruleset.Key) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	have, err := e.some(ctx, keys)
+	if err != nil {
+		return err
+	}
+	b := e.batch()
+	for _, key := range keys {
+		v := have[key]
+		if v == nil {
+			delete(e.leaving, key)
+			continue
+		}
+		busy := 0
+		for endpoint, s := range v.servers {
+			if s.weight == 0 && s.connections == 0 {
+				b.removeDest(key, endpoint)
+			} else {
+				busy++
+			}
+		}
+		if v.persistence == mark && busy == 0 {
+			b.removeService(key)
+			delete(e.leaving, key)
+		}
+	}
+	return e.send(ctx, b)
+}
+
+// prepare sets the namespace's settings.
+func (e *Engine) prepare(set *ruleset.Set) error {
+	if len(set.Services()) == 0 && len(set.Ranges()) == 0 {
+		return nil
+	}
+	return wire.Inside(e.namespace, func() error {
+		for name, value := range sysctls {
+			path := "/proc/sys/net/ipv4/" + name
+			if old, err := os.ReadFile(path); err != nil || string(bytes.TrimSpace(old)) == value {
+				continue // a kernel without it, or as it should be
+			}
+			if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+				return fmt.Errorf("setting %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// guard has other ports of the ranges refused, if the kernel can.
+func (e *Engine) guard(ctx context.Context, family string, ranges []netip.Prefix) error {
+	if old, known := e.guarded[family]; known && slices.Equal(old, ranges) || e.netfilter == nil {
+		return nil
+	}
+	err := nftables.Guard(ctx, e.netfilter, family, ranges)
+	if ctx.Err() != nil {
+		return err
+	}
+	// Without nftables they are not answered, as with kube-proxy.
+	e.guarded[family] = slices.Clone(ranges)
+	return nil //nolint:nilerr // see above
+}
+
+// source is the address that connections to frontends come from.
+func (e *Engine) source(v4 bool) (netip.Addr, error) {
+	candidates := e.podIPs
+	if len(candidates) == 0 {
+		var err error
+		if candidates, err = e.addresses(v4); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	for _, addr := range candidates {
+		if addr.Is4() == v4 {
+			return addr, nil
+		}
+	}
+	family := "IPv6"
+	if v4 {
+		family = "IPv4"
+	}
+	return netip.Addr{}, fmt.Errorf("no interface has an %s address to reach services from", family)
+}
+
+// addresses are the global ones of the namespace's interfaces.
+func (e *Engine) addresses(v4 bool) ([]netip.Addr, error) {
+	var b wire.Builder
+	b.Begin(unix.RTM_GETADDR, unix.NLM_F_DUMP)
+	family := byte(unix.AF_INET6)
+	if v4 {
+		family = unix.AF_INET
+	}
+	b.Raw(family, 0, 0, 0, 0, 0, 0, 0)
+	b.End()
+	var found []netip.Addr
+	err := e.routes.Read(context.Background(), b.Bytes, func(_ uint16, data []byte) error {
+		if len(data) < unix.SizeofIfAddrmsg || data[3] != unix.RT_SCOPE_UNIVERSE {
+			return nil
+		}
+		raw := wire.Find(data[unix.SizeofIfAddrmsg:], unix.IFA_LOCAL)
+		if raw == nil {
+			raw = wire.Find(data[unix.SizeofIfAddrmsg:], unix.IFA_ADDRESS)
+		}
+		if addr, ok := netip.AddrFromSlice(raw); ok && addr.IsGlobalUnicast() {
+			found = append(found, addr)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	return found, nil
+}
+
+// list turns the kernel's table into services, in the order of keys.
+func list(table map[ruleset.Key]*virtual) []ruleset.Service {
+	services := make([]ruleset.Service, 0, len(table))
+	for key, v := range table {
+		if v.persistence == mark {
+			continue
+		}
+		service := ruleset.Service{Key: key, Affinity: v.persistence}
+		for endpoint, s := range v.servers {
+			if s.weight > 0 {
+				service.Endpoints = append(service.Endpoints, endpoint)
+			}
+		}
+		slices.SortFunc(service.Endpoints, netip.AddrPort.Compare)
+		services = append(services, service)
+	}
+	slices.SortFunc(services, func(a, b ruleset.Service) int { return a.Compare(b.Key) })
+	return services
+}
+
+// Dump reads the services from the kernel, in the order of keys.
+func (e *Engine) Dump(ctx context.Context) ([]ruleset.Service, error) {
+	table, err := e.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return list(table), nil
+}
+
+func (e *Engine) differences(set *ruleset.Set, have map[ruleset.Key]*virtual) int {
+	want := slices.DeleteFunc(slices.Clone(set.Services()), func(s ruleset.Service) bool { return !e.carries(s.Key) })
+	got := list(have)
+	return held.Differences(want, got, func(w *ruleset.Service, j int) bool {
+		return w.Affinity == got[j].Affinity && slices.Equal(w.Endpoints, got[j].Endpoints)
+	})
+}
+
+// Repair makes the kernel hold the set, ends what only waited for its connections to
+// end, and returns how many services were not right.
+func (e *Engine) Repair(ctx context.Context, set *ruleset.Set) (int, error) {
+	clear(e.guarded)
+	return e.level(ctx, set)
+}
+
+// Remove takes the rules away. Connections through them end.
+func (e *Engine) Remove(ctx context.Context) error {
+	table, err := e.all(ctx)
+	if err != nil {
+		return err
+	}
+	for _, family := range e.families {
+		v4 := family == "IPv4"
+		there, err := readPaths(ctx, e.routes, v4)
+		if err != nil {
+			return err
+		}
+		if err := there.change(ctx, e.routes, &paths{}); err != nil {
+			return err
+		}
+		if err := e.guard(ctx, family, nil); err != nil {
+			return err
+		}
+	}
+	b := e.batch()
+	for key := range table {
+		b.removeService(key)
+	}
+	return e.send(ctx, b)
+}
