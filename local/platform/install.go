@@ -65,9 +65,10 @@ func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[
 		"defaultClass": map[string]any{
 			"spec": map[string]any{"exposure": map[string]any{"type": "NodePort"}},
 		},
+		"tenantNetwork": map[string]any{"pods": []string{s.PodCIDR.String()}, "resolvers": texts(resolvers)},
 	}
 	for key, repository := range map[string]string{
-		"vcManager": "vc-manager", "syncer": "syncer", "vnAgent": "vn-agent", "tenantProxy": "tenant-proxy",
+		"vcManager": "vc-manager", "syncer": "syncer", "vnAgent": "vn-agent", "tenantProxy": "tenant-proxy", "fence": "fence",
 	} {
 		tag, digest, err := find(images, repository)
 		if err != nil {
@@ -77,6 +78,7 @@ func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[
 			"registry": registry, "repository": repository, "tag": tag, "digest": digest,
 		}}
 	}
+	values["fence"].(map[string]any)["enabled"] = true
 	tag, digest, err := find(images, "hyperkube")
 	if err != nil {
 		return nil, err
