@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/bulkhead-dev/bulkhead/cri-ext/guest"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel"
@@ -35,11 +36,13 @@ const memoryTarget = 24 << 20
 type options struct {
 	listen  string
 	engines string
+	repair  time.Duration
 }
 
 func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.listen, "listen", fmt.Sprintf("vsock:%d", DefaultPort), "where the host comes from: vsock:PORT, or serial:PATH with the path of a virtio-serial port such as /dev/virtio-ports/NAME")
 	flags.StringVar(&o.engines, "engine", "ipvs,nftables,iptables", "engines that may be used, the preferred one first; the first that this kernel has carries an IP family")
+	flags.DurationVar(&o.repair, "repair-every", guest.RepairEvery, "how often the kernel is compared with what the host has sent, and set right")
 }
 
 // listener is where the host comes from.
@@ -49,6 +52,9 @@ type listener struct {
 }
 
 func (o *options) parse() (listener, []string, error) {
+	if o.repair <= 0 {
+		return listener{}, nil, fmt.Errorf("--repair-every %v: want more than 0", o.repair)
+	}
 	engines := strings.Split(o.engines, ",")
 	for i, engine := range engines {
 		if !slices.Contains([]string{"ipvs", "nftables", "iptables"}, engine) || slices.Contains(engines[:i], engine) {
@@ -102,7 +108,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return kernel.Open(ctx, -1, kernel.Options{Engines: engines, Seed: seed.Sum64()})
 	}
 	server := guest.NewServer(open, buildVersion(), log)
-	go server.PatrolDrift(ctx, guest.RepairEvery)
+	go server.PatrolDrift(ctx, o.repair)
 	if from.serial != "" {
 		return serveSerial(ctx, server, from.serial, log)
 	}
