@@ -145,8 +145,8 @@ func (c *compilation) use(key string) { c.parts = append(c.parts, key) }
 var pass = table.Verdict{Action: table.Pass}
 
 func (c *compilation) rule(r rule) {
-	if !r.anyPort && len(r.ports)+len(r.named) == 0 {
-		return // none of its ports could be read
+	if (!r.anyPort && len(r.ports)+len(r.named) == 0) || (!r.anyPeer && len(r.peers)+len(r.blocks) == 0) {
+		return // none of them could be read, or exceptions leave nothing
 	}
 	verdict := pass
 	switch {
