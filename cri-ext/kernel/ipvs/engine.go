@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -65,8 +66,15 @@ type Engine struct {
 	second uint64
 	// leaving are virtual services that wait for their connections to end.
 	leaving map[ruleset.Key]bool
-	// guarded are the ranges that the guard has, by family; nil if unknown.
-	guarded map[string][]netip.Prefix
+	// refused are the services without an endpoint that takes connections.
+	refused map[ruleset.Key]bool
+	// guarded is what the guard has, by family.
+	guarded map[string]guarded
+}
+
+type guarded struct {
+	ranges  []netip.Prefix
+	refused []ruleset.Key
 }
 
 // Probe tells why ip_vs cannot carry an IP family in the namespace, nil if it can:
@@ -94,13 +102,16 @@ func Probe(ctx context.Context, namespace int, family string) error {
 	if err := finish(ctx, e.routes, &trial); err != nil {
 		return fmt.Errorf("trying %s routing rules: %w", family, err)
 	}
+	if err := nftables.Probe(ctx, namespace, family); err != nil {
+		return fmt.Errorf("ip_vs leaves unanswered what has no endpoint, which nftables has to refuse: %w", err)
+	}
 	return nil
 }
 
 // Open prepares the engine for IP families that Probe found to work. Without podIPs
 // it sends from the addresses of the namespace's interfaces.
 func Open(ctx context.Context, namespace int, families []string, podIPs []netip.Addr) (*Engine, error) {
-	e := &Engine{namespace: namespace, families: families, podIPs: podIPs, guarded: map[string][]netip.Prefix{}, leaving: map[ruleset.Key]bool{}}
+	e := &Engine{namespace: namespace, families: families, podIPs: podIPs, guarded: map[string]guarded{}, refused: map[ruleset.Key]bool{}, leaving: map[ruleset.Key]bool{}}
 	var err error
 	if e.genl, err = wire.Dial(namespace, unix.NETLINK_GENERIC); err != nil {
 		return nil, err
@@ -108,9 +119,8 @@ func Open(ctx context.Context, namespace int, families []string, podIPs []netip.
 	if e.routes, err = wire.Dial(namespace, unix.NETLINK_ROUTE); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	// Where there is no netfilter netlink, what needs it is left out.
 	if e.netfilter, err = wire.Dial(namespace, unix.NETLINK_NETFILTER); err != nil {
-		e.netfilter = nil
+		return nil, errors.Join(err, e.Close())
 	}
 	if e.id, err = resolve(ctx, e.genl); err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -298,6 +308,8 @@ func (e *Engine) level(ctx context.Context, set *ruleset.Set) (wrong int, err er
 	if have, err = e.all(ctx); err != nil {
 		return wrong, err
 	}
+	clear(e.refused)
+	e.note(slices.Collect(maps.Keys(have)), have)
 	for _, family := range e.families {
 		v4 := family == "IPv4"
 		ranges := held.Ranges(set.Ranges(), v4)
@@ -341,9 +353,13 @@ func (e *Engine) patch(ctx context.Context, want map[ruleset.Key]*ruleset.Servic
 	if err != nil {
 		return err
 	}
+	e.note(keys, left)
 	for _, family := range e.families {
 		v4 := family == "IPv4"
 		ranges := held.Ranges(to.Ranges(), v4)
+		if err := e.guard(ctx, family, ranges); err != nil {
+			return err
+		}
 		var mine []ruleset.Key
 		// there is what is known to be there of what changes.
 		there := &paths{routes: map[route]bool{}, rules: map[rule]bool{{v4: v4}: true}}
@@ -513,18 +529,41 @@ func (e *Engine) prepare(set *ruleset.Set) error {
 	})
 }
 
-// guard has other ports of the ranges refused, if the kernel can.
+// guard has refused what ip_vs would not answer.
 func (e *Engine) guard(ctx context.Context, family string, ranges []netip.Prefix) error {
-	if old, known := e.guarded[family]; known && slices.Equal(old, ranges) || e.netfilter == nil {
+	var refused []ruleset.Key
+	for key := range e.refused {
+		if key.Addr.Is4() == (family == "IPv4") {
+			refused = append(refused, key)
+		}
+	}
+	slices.SortFunc(refused, ruleset.Key.Compare)
+	if old, known := e.guarded[family]; known && slices.Equal(old.ranges, ranges) && slices.Equal(old.refused, refused) {
 		return nil
 	}
-	err := nftables.Guard(ctx, e.netfilter, family, ranges)
-	if ctx.Err() != nil {
+	if err := nftables.Guard(ctx, e.netfilter, family, ranges, refused); err != nil {
 		return err
 	}
-	// Without nftables they are not answered, as with kube-proxy.
-	e.guarded[family] = slices.Clone(ranges)
-	return nil //nolint:nilerr // see above
+	e.guarded[family] = guarded{ranges: ranges, refused: refused}
+	return nil
+}
+
+// note keeps which services have no endpoint that takes connections.
+func (e *Engine) note(keys []ruleset.Key, have map[ruleset.Key]*virtual) {
+	for _, key := range keys {
+		v := have[key]
+		takes := v == nil
+		if v != nil {
+			for _, s := range v.servers {
+				takes = takes || s.weight > 0
+			}
+		}
+		if takes {
+			delete(e.refused, key)
+		} else {
+			e.refused[key] = true
+		}
+	}
 }
 
 // source is the address that connections to frontends come from.
@@ -637,6 +676,7 @@ func (e *Engine) Remove(ctx context.Context) error {
 		if err := there.change(ctx, e.routes, &paths{}); err != nil {
 			return err
 		}
+		clear(e.refused)
 		if err := e.guard(ctx, family, nil); err != nil {
 			return err
 		}

@@ -199,12 +199,7 @@ func (b *batch) addStructure(f *family) {
 	b.addBase(f, chainRedirect, "nat", redirectPriority)
 	b.addBase(f, chainFilter, "filter", filterPriority)
 
-	b.addRule(f, chainRefuse,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
-	b.addRule(f, chainRefuse, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: f.icmpCode})
-
+	b.addRefusal(f)
 	b.addRule(f, chainRedirect, append(f.loadKey(),
 		&expr.Lookup{SourceRegister: firstRegister, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: setServices, SetID: id + 2})...)
 
@@ -217,6 +212,16 @@ func (b *batch) addStructure(f *family) {
 		&expr.Lookup{SourceRegister: firstRegister, SetName: setRefused, SetID: id + 4},
 		&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse})...)
 	b.addRule(f, chainFilter, &expr.Verdict{Kind: expr.VerdictJump, Chain: chainRanges})
+}
+
+// addRefusal fills the chain that refuses. To TCP only a reset is an answer at once:
+// a sender is not ready for an ICMP message while it still sends.
+func (b *batch) addRefusal(f *family) {
+	b.addRule(f, chainRefuse,
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+	b.addRule(f, chainRefuse, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: f.icmpCode})
 }
 
 // loadKey loads a packet's destination as the key of a frontend.
