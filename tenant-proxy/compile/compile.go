@@ -83,12 +83,13 @@ type Problem struct {
 
 // compiler is the work on one Service.
 type compiler struct {
-	node      Node
-	service   *Service
-	out       []Frontend
-	seen      map[ruleset.Key]bool
-	problems  []Problem
-	frontends int // asked for
+	node     Node
+	service  *Service
+	out      []Frontend
+	choices  []*choice // of each frontend
+	seen     map[ruleset.Key]bool
+	problems []Problem
+	asked    int // for frontends
 }
 
 func (c *compiler) report(reason Reason, format string, arguments ...any) {
@@ -143,86 +144,54 @@ func Compile(node Node, ranges []netip.Prefix, nodes []netip.Addr, service *Serv
 				if !slices.ContainsFunc(service.ClusterIPs, func(a netip.Addr) bool { return a.Is4() == address.Is4() }) {
 					continue
 				}
-				c.add(part.kind, ruleset.Key{Addr: address, Protocol: port.Protocol, Port: number}, backends[i])
+				c.add(part.kind, ruleset.Key{Addr: address, Protocol: port.Protocol, Port: number}, &backends[i])
 			}
 		}
 	}
-	if c.frontends > MaxFrontends {
-		c.report(TooManyAddresses, "it has %d pairs of address and port, of which %d are served", c.frontends, MaxFrontends)
+	if c.asked > MaxFrontends {
+		c.report(TooManyAddresses, "it has %d pairs of address and port, of which %d are served", c.asked, MaxFrontends)
 	}
-	c.fit()
+	c.fill()
 	return c.out, c.problems
 }
 
-func (c *compiler) add(kind Kind, key ruleset.Key, of backends) {
+func (c *compiler) add(kind Kind, key ruleset.Key, of *backends) {
 	if c.seen[key] {
 		return // such as an external IP that is a load balancer's address too
 	}
-	c.frontends++
-	if c.frontends > MaxFrontends {
+	c.asked++
+	if c.asked > MaxFrontends {
 		return
 	}
 	c.seen[key] = true
-	frontend := Frontend{Kind: kind, Service: ruleset.Service{Key: key, Affinity: c.service.Affinity}}
+	c.out = append(c.out, Frontend{Kind: kind, Service: ruleset.Service{Key: key, Affinity: c.service.Affinity}})
 	// What comes in from a pod goes to any endpoint, whatever externalTrafficPolicy
 	// says of traffic from outside; kube-proxy does so for the pods of its node.
-	choice := of.cluster
+	chosen := &of.cluster
 	if kind == ClusterIP && c.service.InternalLocal {
-		choice = of.local
+		chosen = &of.local
 	}
-	frontend.Endpoints = choice[family(key.Addr)]
-	c.out = append(c.out, frontend)
+	c.choices = append(c.choices, &chosen[family(key.Addr)])
 }
 
-// fit cuts the endpoints of each frontend so that the Service keeps within its
-// bounds, each frontend with some.
-func (c *compiler) fit() {
+// fill gives each frontend its endpoints: as many as keep the Service within its
+// bounds, and each some. Frontends of one port share them.
+func (c *compiler) fill() {
 	total, longest := 0, 0
-	for i := range c.out {
-		total += len(c.out[i].Endpoints)
-		longest = max(longest, len(c.out[i].Endpoints))
+	for _, choice := range c.choices {
+		total += choice.len()
+		longest = max(longest, choice.len())
 	}
 	limit := ruleset.MaxEndpoints
 	if total > MaxBackends {
 		limit = min(limit, max(1, MaxBackends/len(c.out)))
 	}
-	if longest <= limit {
-		return
+	if longest > limit || slices.ContainsFunc(c.choices, func(of *choice) bool { return of.sampled }) {
+		c.report(TooManyEndpoints, "it has more endpoints than can be served on one node: each node serves some of them")
 	}
-	c.report(TooManyEndpoints, "it has more endpoints than can be served on one node: each node serves some of them")
-	// Frontends of one port share their endpoints: so do they once cut.
-	cut := map[*netip.AddrPort][]netip.AddrPort{}
-	for i := range c.out {
-		endpoints := c.out[i].Endpoints
-		if len(endpoints) <= limit {
-			continue
-		}
-		if cut[&endpoints[0]] == nil {
-			cut[&endpoints[0]] = c.sample(endpoints, limit)
-		}
-		c.out[i].Endpoints = cut[&endpoints[0]]
+	for i, choice := range c.choices {
+		c.out[i].Endpoints = choice.take(c.node.Name, limit)
 	}
-}
-
-// sample chooses n endpoints, by a hash that differs from node to node so that all
-// nodes together serve all of them, and that keeps most of a choice when an endpoint
-// comes or goes.
-func (c *compiler) sample(endpoints []netip.AddrPort, n int) []netip.AddrPort {
-	type ranked struct {
-		endpoint netip.AddrPort
-		rank     uint64
-	}
-	all := make([]ranked, 0, len(endpoints))
-	for _, endpoint := range endpoints {
-		all = append(all, ranked{endpoint, rank(c.node.Name, endpoint)})
-	}
-	slices.SortFunc(all, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), a.endpoint.Compare(b.endpoint)) })
-	chosen := make([]netip.AddrPort, 0, n)
-	for _, one := range all[:n] {
-		chosen = append(chosen, one.endpoint)
-	}
-	slices.SortFunc(chosen, netip.AddrPort.Compare)
-	return chosen
 }
 
 // Owner is the Service that a frontend comes from.

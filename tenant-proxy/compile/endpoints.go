@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
@@ -9,9 +10,6 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
 
-// Endpoints by IP family, sorted, each once.
-type families [2][]netip.AddrPort
-
 func family(address netip.Addr) int {
 	if address.Is4() {
 		return 0
@@ -19,10 +17,89 @@ func family(address netip.Addr) int {
 	return 1
 }
 
-// backends are the endpoints of one port of a Service.
+// backends are the endpoints of one port of a Service, by IP family.
 type backends struct {
 	// cluster are those for traffic that may go anywhere, local those on this node.
-	cluster, local families
+	cluster, local [2]choice
+}
+
+// choice is the endpoints of one port. Ports of a Service mostly have the same ones
+// but for the number, so that those are chosen once for all of them.
+type choice struct {
+	// addresses at port, or mixed where the port's number differs from pod to pod.
+	addresses *addresses
+	port      uint16
+	mixed     []netip.AddrPort
+	// sampled: mixed are only some of them.
+	sampled bool
+	taken   []netip.AddrPort
+}
+
+// addresses are sorted. sample is what was taken of them last.
+type addresses struct {
+	all    []netip.Addr
+	sample []netip.Addr
+}
+
+func (c *choice) len() int {
+	if c.addresses != nil {
+		return len(c.addresses.all)
+	}
+	return len(c.mixed)
+}
+
+// take returns up to n endpoints, sorted. It is called with one n only.
+func (c *choice) take(node string, n int) []netip.AddrPort {
+	switch {
+	case c.taken != nil || c.len() == 0:
+	case c.addresses == nil:
+		c.taken = sample(node, c.mixed, n, netip.AddrPort.Addr, netip.AddrPort.Compare)
+	default:
+		if c.addresses.sample == nil {
+			c.addresses.sample = sample(node, c.addresses.all, n, func(a netip.Addr) netip.Addr { return a }, netip.Addr.Compare)
+		}
+		c.taken = make([]netip.AddrPort, 0, len(c.addresses.sample))
+		for _, address := range c.addresses.sample {
+			c.taken = append(c.taken, netip.AddrPortFrom(address, c.port))
+		}
+	}
+	return c.taken
+}
+
+// sample chooses n of all, by a hash that differs from node to node so that all nodes
+// together serve all of them, and that keeps most of a choice when one comes or goes.
+func sample[T any](node string, all []T, n int, addressOf func(T) netip.Addr, compare func(a, b T) int) []T {
+	if len(all) <= n {
+		return all
+	}
+	type ranked struct {
+		one  T
+		rank uint64
+	}
+	order := make([]ranked, 0, len(all))
+	for _, one := range all {
+		order = append(order, ranked{one, rank(node, addressOf(one))})
+	}
+	slices.SortFunc(order, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), compare(a.one, b.one)) })
+	chosen := make([]T, 0, n)
+	for _, one := range order[:n] {
+		chosen = append(chosen, one.one)
+	}
+	slices.SortFunc(chosen, compare)
+	return chosen
+}
+
+// rank orders addresses in a way that differs from node to node.
+func rank(node string, address netip.Addr) uint64 {
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(node))
+	bytes := address.As16()
+	_, _ = hash.Write(bytes[:])
+	// The last steps of FNV leave neighbours near each other; this spreads them.
+	sum := hash.Sum64()
+	sum ^= sum >> 33
+	sum *= 0xff51afd7ed558ccd
+	return sum ^ sum>>33
 }
 
 // candidate is an endpoint of a port before the choice.
@@ -31,30 +108,89 @@ type candidate struct {
 	endpoint *Endpoint
 }
 
+// place is where a port of the Service is found: a slice, and the number there.
+type place struct {
+	slice  int
+	number uint16
+}
+
 // backends chooses the endpoints of each port of the Service, from slices in the
 // order of their names.
 func (c *compiler) backends(endpointSlices []*Slice) []backends {
-	chosen := make([]backends, len(c.service.Ports))
-	for i, port := range c.service.Ports {
-		var byFamily [2][]candidate
-		for _, slice := range endpointSlices {
-			for _, slicePort := range slice.Ports {
-				if slicePort.Name != port.Name || slicePort.Protocol != port.Protocol {
-					continue
-				}
-				for j := range slice.Endpoints {
-					endpoint := &slice.Endpoints[j]
-					in := family(endpoint.Address)
-					byFamily[in] = append(byFamily[in], candidate{netip.AddrPortFrom(endpoint.Address, slicePort.Port), endpoint})
-				}
-			}
+	type portName struct {
+		name     string
+		protocol ruleset.Protocol
+	}
+	places := map[portName][]place{}
+	for i, slice := range endpointSlices {
+		for _, port := range slice.Ports {
+			at := portName{port.Name, port.Protocol}
+			places[at] = append(places[at], place{i, port.Port})
 		}
-		for in, candidates := range byFamily {
-			candidates = merge(candidates)
-			chosen[i].cluster[in] = c.clusterEndpoints(candidates)
-			if c.service.InternalLocal {
-				chosen[i].local[in] = localEndpoints(candidates)
-			}
+	}
+	chosen := make([]backends, len(c.service.Ports))
+	known := map[string]*backends{}
+	for i, port := range c.service.Ports {
+		at := places[portName{port.Name, port.Protocol}]
+		if len(at) == 0 {
+			continue
+		}
+		number, same := at[0].number, true
+		key := make([]byte, 0, 4*len(at))
+		for _, place := range at {
+			same = same && place.number == number
+			key = binary.BigEndian.AppendUint32(key, uint32(place.slice))
+		}
+		if !same {
+			chosen[i] = c.choose(endpointSlices, at)
+			chosen[i].each(func(of *choice) {
+				of.sampled = len(of.mixed) > ruleset.MaxEndpoints
+				of.mixed = sample(c.node.Name, of.mixed, ruleset.MaxEndpoints, netip.AddrPort.Addr, netip.AddrPort.Compare)
+			})
+			continue
+		}
+		if known[string(key)] == nil {
+			all := c.choose(endpointSlices, at)
+			all.each((*choice).unmix)
+			known[string(key)] = &all
+		}
+		chosen[i] = *known[string(key)]
+		chosen[i].each(func(of *choice) { of.port = number })
+	}
+	return chosen
+}
+
+func (b *backends) each(f func(*choice)) {
+	for in := range b.cluster {
+		f(&b.cluster[in])
+		f(&b.local[in])
+	}
+}
+
+// unmix keeps addresses of endpoints that have one port number.
+func (c *choice) unmix() {
+	c.addresses = &addresses{}
+	for _, endpoint := range c.mixed {
+		c.addresses.all = append(c.addresses.all, endpoint.Addr())
+	}
+	c.mixed = nil
+}
+
+// choose chooses the endpoints at some places.
+func (c *compiler) choose(endpointSlices []*Slice, at []place) (chosen backends) {
+	var byFamily [2][]candidate
+	for _, place := range at {
+		endpoints := endpointSlices[place.slice].Endpoints
+		for i := range endpoints {
+			in := family(endpoints[i].Address)
+			byFamily[in] = append(byFamily[in], candidate{netip.AddrPortFrom(endpoints[i].Address, place.number), &endpoints[i]})
+		}
+	}
+	for in, candidates := range byFamily {
+		candidates = merge(candidates)
+		chosen.cluster[in].mixed = c.clusterEndpoints(candidates)
+		if c.service.InternalLocal {
+			chosen.local[in].mixed = localEndpoints(candidates)
 		}
 	}
 	return chosen
@@ -131,22 +267,6 @@ func choose(candidates []candidate, wanted func(*Endpoint) bool) []netip.AddrPor
 		}
 	}
 	return chosen
-}
-
-// rank orders endpoints in a way that differs from node to node.
-func rank(node string, endpoint netip.AddrPort) uint64 {
-	hash := fnv.New64a()
-	_, _ = hash.Write([]byte(node))
-	bytes := endpoint.Addr().As16()
-	_, _ = hash.Write(bytes[:])
-	var port [2]byte
-	binary.BigEndian.PutUint16(port[:], endpoint.Port())
-	_, _ = hash.Write(port[:])
-	// The last steps of FNV leave neighbours near each other; this spreads them.
-	sum := hash.Sum64()
-	sum ^= sum >> 33
-	sum *= 0xff51afd7ed558ccd
-	return sum ^ sum>>33
 }
 
 // isEndpoint tells whether an address may stand behind a Service.

@@ -42,6 +42,8 @@ type entry struct {
 	slices    map[string]*Slice
 	frontends []Frontend
 	problems  []Problem
+	// told are all problems as Compile last told them.
+	told []Problem
 	// taken are the frontends that other Services have.
 	taken map[ruleset.Key]types.NamespacedName
 	// leftOut are frontends for which there was no room in the set.
@@ -220,12 +222,8 @@ func (t *Table) Nodes() []string { return slices.Collect(maps.Keys(t.nodes)) }
 // are the Services that have problems other than before.
 func (t *Table) Compile() (rules []ruleset.Service, changed []types.NamespacedName) {
 	touched := map[ruleset.Key]bool{}
-	before := map[*entry][]Problem{}
-	note := func(e *entry) {
-		if _, noted := before[e]; !noted {
-			before[e] = e.allProblems()
-		}
-	}
+	affected := map[*entry]bool{}
+	note := func(e *entry) { affected[e] = true }
 	for name := range t.dirty {
 		e := t.entries[name]
 		note(e)
@@ -237,16 +235,21 @@ func (t *Table) Compile() (rules []ruleset.Service, changed []types.NamespacedNa
 	}
 	t.merge(changes)
 	t.bound(note)
-	for e := range before {
-		if len(before[e]) > 0 {
-			t.troubled--
+	for e := range affected {
+		problems := e.allProblems()
+		if slices.Equal(problems, e.told) {
+			continue
 		}
-		if e.service != nil && len(e.allProblems()) > 0 {
-			t.troubled++
-		}
-		if e.service != nil && !slices.Equal(before[e], e.allProblems()) {
+		if e.service != nil {
 			changed = append(changed, e.service.NamespacedName)
 		}
+		if len(e.told) > 0 {
+			t.troubled--
+		}
+		if len(problems) > 0 {
+			t.troubled++
+		}
+		e.told = problems
 	}
 	for name := range t.dirty {
 		if e := t.entries[name]; e.service == nil && len(e.slices) == 0 {
@@ -297,9 +300,7 @@ func (t *Table) settle(key ruleset.Key, note func(*entry)) *ruleset.Service {
 		return 0
 	})
 	for i, c := range claims {
-		if _, was := c.entry.taken[key]; was || i > 0 {
-			note(c.entry)
-		}
+		note(c.entry)
 		if i == 0 {
 			delete(c.entry.taken, key)
 			continue
@@ -409,10 +410,18 @@ func (t *Table) admit(in, out func(claim)) {
 }
 
 func (e *entry) allProblems() []Problem {
+	if e.service == nil {
+		return nil
+	}
 	problems := slices.Clone(e.problems)
 	if len(e.taken) > 0 {
 		key := slices.MinFunc(slices.Collect(maps.Keys(e.taken)), ruleset.Key.Compare)
-		problems = append(problems, Problem{AddressTaken, fmt.Sprintf("%s leads to service %s, which has it already", key, e.taken[key])})
+		// Who may read this event may not know of other namespaces.
+		holder := "a service of another namespace"
+		if e.taken[key].Namespace == e.service.Namespace {
+			holder = "service " + e.taken[key].Name
+		}
+		problems = append(problems, Problem{AddressTaken, fmt.Sprintf("%s leads to %s, which has it already", key, holder)})
 	}
 	if e.leftOut {
 		problems = append(problems, Problem{TooManyEndpoints, "the services of this cluster have more addresses and endpoints together than can be served: younger services do without some"})
