@@ -190,7 +190,9 @@ func servicesInAMicroVM(t *testing.T, engine string) {
 	if err := g.RestartAgent(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if hello, err = client.Hello(ctx); err != nil || hello.Generation != 4 || hello.Digest != fourth.Digest() {
+	hello, err = client.Hello(ctx)
+	// ip_vs has no place for a generation: its agent has to be sent the set again.
+	if whole := hello.Generation == 4 && hello.Digest == fourth.Digest(); err != nil || !whole && (engine != "ipvs" || hello.Generation != 0) {
 		t.Errorf("a new agent found %+v, %v", hello, err)
 	}
 	follows(ctx, t, g, fourth)

@@ -28,12 +28,17 @@ const (
 // Recipient is the sandbox that StartGuest's channel leads to.
 var Recipient = ruleset.Recipient{Tenant: "guesttest-tenant", Sandbox: "guesttest-sandbox"}
 
-// engineModules are what each engine needs of Debian's kernel. IPVS refuses what it
-// does not translate with nftables' help.
+// filterModules are what nftables needs of Debian's kernel. Beside IPVS it refuses
+// what has no service.
+var filterModules = []string{
+	"nf_conntrack_netlink", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_numgen",
+	"nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
+}
+
+// engineModules are what each engine needs.
 var engineModules = map[string][]string{
-	"ipvs": {"ip_vs_rr", "nf_conntrack_netlink", "nf_tables", "nft_ct", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6"},
-	"nftables": {"nf_conntrack_netlink", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_numgen",
-		"nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6"},
+	"ipvs":     append([]string{"ip_vs_rr"}, filterModules...),
+	"nftables": filterModules,
 }
 
 // Options say what guest to start.
