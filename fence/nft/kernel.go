@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/bulkhead-dev/bulkhead/fence/table"
 )
@@ -275,6 +275,9 @@ func (t *transaction) addSet(set *table.Set) {
 }
 
 func (t *transaction) addElements(set *table.Set, elements []element, values map[element]string) {
+	// The kernel takes the ends of ranges in their order only: anything else looks to it
+	// like ranges that overlap.
+	slices.SortFunc(elements, func(a, b element) int { return strings.Compare(a.key, b.key) })
 	for chunk := range slices.Chunk(elements, elementsAtOnce) {
 		var out []nftables.SetElement
 		for _, e := range chunk {
@@ -303,6 +306,3 @@ func (t *transaction) addRules(chain string) {
 		t.rule(chain, ruleText(rule), t.expressions(rule)...)
 	}
 }
-
-// isGone tells an object that is not there.
-func isGone(err error) bool { return errors.Is(err, unix.ENOENT) }

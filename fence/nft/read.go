@@ -27,6 +27,9 @@ func (k *Kernel) Verify() (drift []string, err error) {
 		return nil, err
 	}
 	t := nftTable()
+	if there, err := exists(conn); err != nil || !there {
+		return []string{"the table is missing"}, err
+	}
 	chains, err := conn.ListChainsOfTableFamily(t.Family)
 	if err != nil {
 		return nil, fmt.Errorf("listing chains: %w", err)
@@ -78,6 +81,15 @@ func (k *Kernel) Verify() (drift []string, err error) {
 	return drift, nil
 }
 
+// exists tells whether the kernel has our table at all.
+func exists(conn *nftables.Conn) (bool, error) {
+	tables, err := conn.ListTablesOfFamily(nftTable().Family)
+	if err != nil {
+		return false, fmt.Errorf("listing tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName }), nil
+}
+
 // fixedRules are the texts of the rules that never change.
 func fixedRules() map[string][]string {
 	// Nothing is sent on this connection.
@@ -109,9 +121,6 @@ func readRules(conn *nftables.Conn, t *nftables.Table, chain string) ([]string, 
 
 func readSets(conn *nftables.Conn, t *nftables.Table) (map[string]map[element]string, error) {
 	sets, err := conn.GetSets(t)
-	if isGone(err) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, fmt.Errorf("listing sets: %w", err)
 	}
@@ -164,10 +173,10 @@ func (k *Kernel) Dropped() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := conn.GetNamedObjects(nftTable())
-	if isGone(err) {
-		return nil, nil
+	if there, err := exists(conn); err != nil || !there {
+		return nil, err
 	}
+	objects, err := conn.GetNamedObjects(nftTable())
 	if err != nil {
 		return nil, fmt.Errorf("reading the counters of table %s: %w", TableName, err)
 	}

@@ -362,6 +362,9 @@ func (f *field) with(t *testing.T, text string) *field {
 	lab := *f.lab
 	inner.lab = &lab
 	inner.t = t
+	// Its connections are none of the next one's.
+	t.Cleanup(f.forget)
+	t.Cleanup(f.commit)
 	for _, document := range strings.Split(text, "\n---\n") {
 		if strings.TrimSpace(document) == "" {
 			continue
