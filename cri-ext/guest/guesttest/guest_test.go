@@ -346,7 +346,7 @@ func BenchmarkInject(b *testing.B) {
 		generation := uint64(0)
 		next := func(services []ruleset.Service) *ruleset.Set {
 			generation++
-			made, err := ruleset.New(guesttest.Recipient.Tenant, generation, nil, slices.Clone(services))
+			made, err := ruleset.New(guesttest.Recipient.Tenant, generation, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, slices.Clone(services))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -397,8 +397,8 @@ func BenchmarkInject(b *testing.B) {
 				}
 			})
 		}
-		if kib, err := memory(b.Context()); err == nil {
-			b.Logf("%s: the agent's resident memory is %d KiB", engine, kib>>10)
+		if resident, err := memory(b.Context()); err == nil {
+			b.Logf("%s: the agent's resident memory is %d KiB", engine, resident>>10)
 		}
 		cleanup()
 	}
