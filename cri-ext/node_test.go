@@ -238,7 +238,9 @@ func TestGateSaysWhatIsMissing(t *testing.T) {
 	eventually(t, "the feeder", n.feeder.Connected)
 	refused("tenant-proxy has not listed the pods of this node yet")
 	n.feeder.PodsComplete()
-	eventually(t, "the list", func() bool { return strings.Contains(n.view(id).Reason, "by the super cluster's records it is no tenant's") })
+	eventually(t, "the list", func() bool {
+		return strings.Contains(n.view(id).Reason, "by the super cluster's records it is no tenant's")
+	})
 	refused("by the super cluster's records it is no tenant's")
 	n.feeder.PutPod(pod)
 	n.feeder.SetPending("acme", "its apiserver does not answer")

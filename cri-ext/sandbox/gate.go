@@ -26,7 +26,7 @@ func (r *Registry) Gate(ctx context.Context, container string) error {
 	s, err := r.sandboxOf(ctx, container)
 	if err != nil {
 		r.metrics.gate("error", 0)
-		return refusal(err)
+		return refusal(ctx, err)
 	}
 	if s == nil {
 		return nil
@@ -38,7 +38,7 @@ func (r *Registry) Gate(ctx context.Context, container string) error {
 func (r *Registry) GateSandbox(ctx context.Context, id string) error {
 	s, err := r.find(ctx, id)
 	if err != nil {
-		return refusal(err)
+		return refusal(ctx, err)
 	}
 	if s == nil || !r.options.Gate {
 		return nil
@@ -47,7 +47,10 @@ func (r *Registry) GateSandbox(ctx context.Context, id string) error {
 }
 
 // refusal keeps the status of an error of the runtime.
-func refusal(err error) error {
+func refusal(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return canceled(ctx, err.Error())
+	}
 	code := status.Code(err)
 	if code == codes.Unknown {
 		code = codes.Unavailable

@@ -165,7 +165,7 @@ func (r *Registry) Wanted(reference string) (*ruleset.Set, View, error) {
 
 // Live reads back what a sandbox's kernel holds.
 func (r *Registry) Live(ctx context.Context, reference string) (services []ruleset.Service, err error) {
-	err = r.ask(ctx, reference, func(ctx context.Context, open channel.Channel) (err error) {
+	err = r.ask(ctx, reference, false, func(ctx context.Context, open channel.Channel) (err error) {
 		services, err = open.Dump(ctx)
 		return err
 	})
@@ -174,7 +174,7 @@ func (r *Registry) Live(ctx context.Context, reference string) (services []rules
 
 // Probe asks a sandbox what it can do and holds, and says how long the answer took.
 func (r *Registry) Probe(ctx context.Context, reference string) (hello channel.Hello, took time.Duration, err error) {
-	err = r.ask(ctx, reference, func(ctx context.Context, open channel.Channel) (err error) {
+	err = r.ask(ctx, reference, false, func(ctx context.Context, open channel.Channel) (err error) {
 		began := time.Now()
 		hello, err = open.Hello(ctx)
 		took = time.Since(began)
@@ -186,7 +186,7 @@ func (r *Registry) Probe(ctx context.Context, reference string) (hello channel.H
 // Resync makes a sandbox prove, now, that it holds its rules, and returns how many
 // services had to be set right.
 func (r *Registry) Resync(ctx context.Context, reference string) (repaired int, err error) {
-	err = r.ask(ctx, reference, func(ctx context.Context, open channel.Channel) (err error) {
+	err = r.ask(ctx, reference, true, func(ctx context.Context, open channel.Channel) (err error) {
 		repaired, err = open.Repair(ctx)
 		return err
 	})
@@ -197,14 +197,14 @@ func (r *Registry) Resync(ctx context.Context, reference string) (repaired int, 
 const questionTimeout = 30 * time.Second
 
 // ask has a sandbox's worker do something through its channel.
-func (r *Registry) ask(ctx context.Context, reference string, what func(context.Context, channel.Channel) error) error {
+func (r *Registry) ask(ctx context.Context, reference string, anew bool, what func(context.Context, channel.Channel) error) error {
 	s, err := r.lookup(reference)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
-	q := question{done: make(chan error, 1), ask: func(life context.Context, open channel.Channel) error {
+	q := question{anew: anew, done: make(chan error, 1), ask: func(life context.Context, open channel.Channel) error {
 		// It ends with the one who asks, and with the worker.
 		defer context.AfterFunc(life, cancel)()
 		return what(ctx, open)

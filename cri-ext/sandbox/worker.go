@@ -27,6 +27,9 @@ const (
 
 // question is something that others want to have done through the channel.
 type question struct {
+	// anew makes the worker greet the sandbox again afterwards, and send what that does
+	// not say it holds.
+	anew bool
 	ask  func(ctx context.Context, open channel.Channel) error
 	done chan error
 }
@@ -104,6 +107,9 @@ func (w *worker) answer(ctx context.Context, q question) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return fmt.Errorf("there is no channel into the sandbox: %s, %s", w.state, w.reason)
+	}
+	if q.anew {
+		w.greeted, w.basis = false, nil
 	}
 	return q.ask(ctx, w.channel)
 }
