@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -171,7 +172,7 @@ func (e *Engine) settle(ctx context.Context, known uint32, whole bool) error {
 
 // whole writes the tables anew.
 func (e *Engine) whole(set *ruleset.Set) *batch {
-	b := newBatch(Table, 8192+192*len(set.Services())+128*set.Backends())
+	b := newBatch(Table, 8192+80*len(set.Services())+72*set.Backends())
 	for i, f := range e.families {
 		services, ranges := held.Services(set.Services(), f.v4), held.Ranges(set.Ranges(), f.v4)
 		b.addTable(f) // so that there is one to remove
@@ -183,7 +184,7 @@ func (e *Engine) whole(set *ruleset.Set) *batch {
 			counts[used(&services[j])] = true
 		}
 		delete(counts, 0)
-		for count := range counts {
+		for _, count := range slices.Sorted(maps.Keys(counts)) {
 			b.addCount(f, count)
 		}
 		for _, network := range ranges {
