@@ -113,6 +113,7 @@ func (e *environment) start(ctx context.Context, dir string) error {
 	for _, object := range append(grants(rbac.SuperRules(), "tenant-proxy", rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "bulkhead-system", Name: "tenant-proxy"}),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bulkhead-system"}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "bulkhead-system", Name: "tenant-proxy"}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "bulkhead-system", Name: "default"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{corev1.LabelTopologyZone: "zone-1"}}},
 	) {
 		if err := e.super.Client.Create(ctx, object); err != nil {

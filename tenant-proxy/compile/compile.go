@@ -22,6 +22,10 @@ const (
 	MaxFrontends = 8192
 	// MaxBackends is the number of endpoints of all frontends of one Service.
 	MaxBackends = 65536
+	// MaxWeight is the number of Services, slices, their ports and endpoints that are
+	// worth holding for one tenant: twice what a set has room for. A tenant may fill
+	// their own etcd, and not the memory of every node.
+	MaxWeight = 2 * (ruleset.MaxServices + ruleset.MaxBackends)
 	// MaxNodeAddresses is the number of node addresses at which node ports are served.
 	MaxNodeAddresses = 64
 )

@@ -42,6 +42,8 @@ type Port struct {
 	Port, NodePort uint16
 }
 
+func (s *Service) weight() int { return 1 + len(s.Ports) }
+
 // HasNodePorts tells whether the Service's rules depend on the nodes' addresses.
 func (s *Service) HasNodePorts() bool {
 	return slices.ContainsFunc(s.Ports, func(p Port) bool { return p.NodePort != 0 })
@@ -181,6 +183,8 @@ func (s *Slice) Equal(other *Slice) bool {
 	return s.Name == other.Name && slices.Equal(s.Ports, other.Ports) &&
 		slices.EqualFunc(s.Endpoints, other.Endpoints, func(a, b Endpoint) bool { return a.equal(&b) })
 }
+
+func (s *Slice) weight() int { return 1 + len(s.Ports) + len(s.Endpoints) }
 
 // ServiceOf is the Service that an EndpointSlice belongs to; its name is empty if it
 // belongs to none.

@@ -30,6 +30,7 @@ type Table struct {
 	rules     []ruleset.Service
 	handedOut bool
 	backends  int
+	weight    int
 	// troubled is the number of entries with problems.
 	troubled int
 	// cut says that the rules of all Services together exceed what a set may hold.
@@ -93,6 +94,10 @@ func (t *Table) PutService(service *Service) bool {
 	if e.service != nil && e.service.Equal(service) {
 		return false
 	}
+	t.weight += service.weight()
+	if e.service != nil {
+		t.weight -= e.service.weight()
+	}
 	e.service = service
 	t.touch(service.NamespacedName)
 	return true
@@ -104,6 +109,7 @@ func (t *Table) RemoveService(name types.NamespacedName) bool {
 	if e == nil || e.service == nil {
 		return false
 	}
+	t.weight -= e.service.weight()
 	e.service = nil
 	t.touch(name)
 	return true
@@ -118,6 +124,10 @@ func (t *Table) PutSlice(service types.NamespacedName, slice *Slice) bool {
 	if e.slices == nil {
 		e.slices = map[string]*Slice{}
 	}
+	t.weight += slice.weight()
+	if known := e.slices[slice.Name]; known != nil {
+		t.weight -= known.weight()
+	}
 	e.slices[slice.Name] = slice
 	t.touch(service)
 	return e.service != nil
@@ -129,10 +139,17 @@ func (t *Table) RemoveSlice(service types.NamespacedName, slice string) bool {
 	if e == nil || e.slices[slice] == nil {
 		return false
 	}
+	t.weight -= e.slices[slice].weight()
 	delete(e.slices, slice)
 	t.touch(service)
 	return e.service != nil
 }
+
+// Node is where the rules are for.
+func (t *Table) Node() Node { return t.node }
+
+// Weight is how much the table holds; see MaxWeight.
+func (t *Table) Weight() int { return t.weight }
 
 // SetRanges sets the tenant's service ranges.
 func (t *Table) SetRanges(ranges []netip.Prefix) bool {

@@ -29,6 +29,12 @@ const (
 	// remindInterval is how often a problem that stays is told again; Kubernetes keeps
 	// events for an hour.
 	remindInterval = 55 * time.Minute
+	// restFactor is how many times as long as a compilation took the next one waits
+	// while changes go on: a tenant whose Services take long to compile takes up no
+	// more than a tenth of a processor.
+	restFactor = 9
+	// oversizeInterval is how long a cluster that was too large is left alone.
+	oversizeInterval = 2 * time.Minute
 	// maxReason is the length of what a pod is told about the tenant's cluster, in bytes.
 	maxReason = 300
 )
@@ -41,7 +47,11 @@ type link struct {
 	done   chan struct{}
 	// wake asks for a compilation, doubt for the credentials to be read again.
 	wake, doubt chan struct{}
-	reporter    *reporter
+	// oversize says that the cluster is too large to be watched.
+	oversize chan struct{}
+	reporter *reporter
+	// orphan is called when the tenant's credentials are found to be gone.
+	orphan func()
 
 	mu    sync.Mutex
 	table *compile.Table
@@ -64,7 +74,7 @@ func newLink(o *Options, tenant tenancy.Tenant, node compile.Node) *link {
 	log := o.Log.WithValues("virtualCluster", tenant.String(), "tenant", tenant.UID)
 	return &link{
 		Options: o, tenant: tenant, log: log,
-		done: make(chan struct{}), wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
+		done: make(chan struct{}), wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1), oversize: make(chan struct{}, 1),
 		reporter: newReporter(log, o.Node, o.Metrics),
 		table:    compile.NewTable(node, nil), sliceOf: map[types.NamespacedName]types.NamespacedName{},
 		synced: map[string]bool{}, failing: map[string]string{},
@@ -130,6 +140,16 @@ func (l *link) connect(ctx context.Context) {
 			if !sleep(ctx, doubtInterval) {
 				return
 			}
+		case <-l.oversize:
+			timer.Stop()
+			if stop != nil {
+				stop()
+				stop = nil
+			}
+			l.reset()
+			if !sleep(ctx, oversizeInterval) {
+				return
+			}
 		}
 	}
 }
@@ -156,6 +176,9 @@ func (l *link) unreadable(err error) {
 func (l *link) setMissing(missing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if missing && !l.missing {
+		l.orphan()
+	}
 	l.missing = missing
 }
 
@@ -213,12 +236,26 @@ func (l *link) outcome(kind string, err error) {
 	l.Metrics.up.WithLabelValues(string(l.tenant.UID)).Set(up)
 }
 
+// reset forgets what was read of the cluster. Rules that were handed on stay in force.
+func (l *link) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.table = compile.NewTable(l.table.Node(), l.table.Ranges())
+	clear(l.sliceOf)
+	clear(l.synced)
+	l.changed = false
+}
+
 // change changes the table and asks for a compilation where that matters. Once ctx
 // has ended nothing is changed: a watch with older credentials may outlive them.
 func (l *link) change(ctx context.Context, trigger time.Time, f func(*compile.Table) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ctx.Err() != nil || !f(l.table) {
+		return
+	}
+	if l.table.Weight() > compile.MaxWeight {
+		l.tooLarge()
 		return
 	}
 	l.changed = true
@@ -237,6 +274,16 @@ func (l *link) listed(ctx context.Context, kind string, f func(*compile.Table)) 
 	})
 }
 
+// tooLarge gives a cluster up that nothing could be made of, for a while. The caller
+// holds the lock.
+func (l *link) tooLarge() {
+	l.log.Info("A tenant's cluster has more services and endpoints than are held: its rules stay as they are")
+	l.Metrics.failures.WithLabelValues(string(l.tenant.UID), "size").Inc()
+	l.Metrics.up.WithLabelValues(string(l.tenant.UID)).Set(0)
+	l.pendingLocked("its cluster has more services and endpoints than can be served")
+	poke(l.oversize)
+}
+
 func (l *link) setZone(zone string) {
 	l.change(context.Background(), time.Time{}, func(t *compile.Table) bool { return t.SetZone(zone) })
 }
@@ -250,7 +297,7 @@ func (l *link) setRanges(ranges []netip.Prefix) {
 func (l *link) compileAll(ctx context.Context) {
 	remind := time.NewTicker(remindInterval)
 	defer remind.Stop()
-	var last time.Time
+	var begun, ended time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -260,11 +307,13 @@ func (l *link) compileAll(ctx context.Context) {
 			continue
 		case <-l.wake:
 		}
-		if rest := l.Debounce - time.Since(last); !last.IsZero() && rest > 0 && !sleep(ctx, rest) {
+		rest := max(l.Debounce, restFactor*ended.Sub(begun)) - time.Since(ended)
+		if rest > 0 && !sleep(ctx, rest) {
 			return
 		}
+		begun = time.Now()
 		l.compile()
-		last = time.Now()
+		ended = time.Now()
 	}
 }
 

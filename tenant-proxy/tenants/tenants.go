@@ -136,6 +136,15 @@ func (t *Tenants) Release(tenant types.UID) {
 	h.leave = time.AfterFunc(linger, func() { t.drop(h) })
 }
 
+// hurry lets a tenant without credentials linger no more.
+func (t *Tenants) hurry(h *holding) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h.pods == 0 && h.leave != nil {
+		h.leave.Reset(0)
+	}
+}
+
 // drop ends a tenant that nobody holds. It waits for the link's end, which is soon, so
 // that the tenant's next link is the only one that speaks for it.
 func (t *Tenants) drop(h *holding) {
@@ -158,6 +167,8 @@ func (t *Tenants) run(h *holding) {
 	ctx, cancel := context.WithCancel(t.ctx)
 	h.cancel = cancel
 	h.link = newLink(&t.Options, h.tenant, compile.Node{Name: t.Node, Zone: t.zone})
+	// Not by the link itself, which the end of a tenant waits for.
+	h.link.orphan = func() { go t.hurry(h) }
 	t.ended.Go(func() { h.link.run(ctx) })
 }
 

@@ -202,16 +202,31 @@ func start[T client.Object, L runtime.Object](ctx context.Context, l *link, kind
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.LabelSelector = selector
+			into.gathered = 0 // a stream may begin with a list
 			events, err := client.Watch(ctx, options)
 			l.outcome(kind, err)
 			return events, err
 		},
+	}
+	into.full = func() {
+		l.change(ctx, time.Time{}, func(*compile.Table) bool { l.tooLarge(); return false })
 	}
 	logger := klog.LoggerWithValues(l.log.V(1), "kind", kind)
 	reflector := cache.NewReflectorWithOptions(source, expected, into, cache.ReflectorOptions{
 		Logger: &logger, Name: "tenant " + string(l.tenant.UID), Backoff: backoff(),
 	})
 	go reflector.RunWithContext(klog.NewContext(ctx, logger))
+}
+
+// weight is what an object counts for.
+func weight(object runtime.Object) int {
+	if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+		return 1 + len(slice.Endpoints) + len(slice.Ports)
+	}
+	if service, ok := object.(*corev1.Service); ok {
+		return 1 + len(service.Spec.Ports)
+	}
+	return 1
 }
 
 // backoff is how long to wait before an apiserver that failed is asked again.
@@ -225,6 +240,10 @@ type store[T client.Object] struct {
 	replace     func([]T)
 	// trim drops what is not needed while a list is gathered.
 	trim func(T)
+	// full is told when a list grows beyond what is held, before it is whole; gathered
+	// is how much it has so far. Only the reflector's goroutine uses it.
+	full     func()
+	gathered int
 }
 
 var _ cache.TransformingStore = (*store[*corev1.Service])(nil)
@@ -263,11 +282,16 @@ func (s *store[T]) Replace(objects []any, _ string) error {
 // Resync does nothing: what is held was handed on.
 func (s *store[T]) Resync() error { return nil }
 
-// Transformer trims objects while they are gathered.
+// Transformer trims objects while a list is gathered, and ends one without end.
 func (s *store[T]) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
 		if typed, ok := object.(T); ok {
 			s.trim(typed)
+			before := s.gathered
+			s.gathered += weight(typed)
+			if before <= compile.MaxWeight && s.gathered > compile.MaxWeight {
+				s.full()
+			}
 		}
 		return object, nil
 	}
