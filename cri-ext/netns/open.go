@@ -9,6 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// node is the namespace that the process started in. It is asked for before any
+// thread can be in another.
+var node, errNode = identify("/proc/thread-self/ns/net")
+
+// identity tells namespaces apart.
+type identity struct{ device, inode uint64 }
+
+func identify(path string) (identity, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return identity{}, fmt.Errorf("looking at %s: %w", path, err)
+	}
+	return identity{stat.Dev, stat.Ino}, nil
+}
+
 // open opens a network namespace by its path, which the container runtime has given.
 // Nothing is done with what turns out to be no network namespace, or the one of this
 // process.
@@ -17,19 +32,19 @@ func open(path string) (*os.File, error) {
 		return nil, fmt.Errorf("the path %q of the network namespace is not absolute", path)
 	}
 	// Opening a device or a pipe has effects: look first at what it is.
-	node, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	place, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening network namespace %s: %w", path, err)
 	}
-	defer unix.Close(node)
+	defer unix.Close(place)
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(node, &fs); err != nil {
+	if err := unix.Fstatfs(place, &fs); err != nil {
 		return nil, fmt.Errorf("looking at network namespace %s: %w", path, err)
 	}
 	if fs.Type != unix.NSFS_MAGIC {
 		return nil, fmt.Errorf("%s is no namespace", path)
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", node), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", place), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening network namespace %s: %w", path, err)
 	}
@@ -48,11 +63,11 @@ func check(fd int) error {
 	if kind != unix.CLONE_NEWNET {
 		return errors.New("it is a namespace, but not of networks")
 	}
-	var its, ours unix.Stat_t
-	if err := errors.Join(unix.Fstat(fd, &its), unix.Stat("/proc/self/ns/net", &ours)); err != nil {
-		return fmt.Errorf("comparing it with our own: %w", err)
+	its, err := identify(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err := errors.Join(err, errNode); err != nil {
+		return err
 	}
-	if its.Dev == ours.Dev && its.Ino == ours.Ino {
+	if its == node {
 		return errors.New("it is the network namespace of the node, which belongs to no sandbox")
 	}
 	return nil
