@@ -100,7 +100,38 @@ func (k *Kernel) choose(ctx context.Context, options Options) error {
 		if err != nil {
 			return fmt.Errorf("opening %s: %w", name, err)
 		}
-		k.engines = append(k.engines, opened{engine: e, name: name, families: carried[name]})
+		k.engines = append(k.engines, opened{engine: e, name: name})
+	}
+	return k.findLeftovers(ctx, carried, options)
+}
+
+// findLeftovers looks for rules of an engine that was used for a family before, and
+// is not now, because the preference has changed since. The first whole set takes
+// them away. A namespace never used iptables where it has another engine.
+func (k *Kernel) findLeftovers(ctx context.Context, carried map[string][]string, options Options) error {
+	for _, name := range []string{"ipvs", "nftables"} {
+		var families []string
+		for _, family := range []string{IPv4, IPv6} {
+			if !slices.Contains(carried[name], family) {
+				families = append(families, family)
+			}
+		}
+		if len(families) == 0 {
+			continue
+		}
+		e, err := kinds[name].open(ctx, k.namespace, families, options)
+		if err != nil {
+			continue // not in this kernel
+		}
+		services, err := e.Dump(ctx)
+		if err == nil && len(services) > 0 {
+			k.leftovers = append(k.leftovers, e)
+			continue
+		}
+		e.Close()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 	return nil
 }

@@ -98,11 +98,10 @@ type Kernel struct {
 	closed bool
 }
 
-// opened is an engine and the families that it carries.
+// opened is an engine that is used.
 type opened struct {
 	engine
-	name     string
-	families []string
+	name string
 }
 
 // Open opens the namespace behind the descriptor, or with -1 the caller's own. It

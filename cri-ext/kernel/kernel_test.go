@@ -1,10 +1,13 @@
 package kernel
 
 import (
-	"fmt"
+	"context"
+	"errors"
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -130,63 +133,154 @@ func TestRulesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-func BenchmarkReplace(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			set := many(b, 1, n)
-			for b.Loop() {
-				b.StopTimer()
-				fd := namespace(b)
-				b.StartTimer()
-				k := open(b, fd, Options{Engines: []string{"nftables"}})
-				if err := k.Replace(b.Context(), set); err != nil {
-					b.Fatal(err)
-				}
-				b.StopTimer()
-				k.Close()
-				unix.Close(fd)
-				b.StartTimer()
-			}
-		})
+// without makes an engine be missing for an IP family while the test runs.
+func without(t *testing.T, name, family string) {
+	t.Helper()
+	was := kinds[name]
+	kinds[name] = kind{open: was.open, probe: func(ctx context.Context, namespace int, asked string) error {
+		if asked == family {
+			return errors.New("missing for the test")
+		}
+		return was.probe(ctx, namespace, asked)
+	}}
+	works.Clear()
+	t.Cleanup(func() {
+		kinds[name] = was
+		works.Clear()
+	})
+}
+
+// Each IP family has the engine that it can have, and a later process puts their
+// parts together.
+func TestFamiliesOnDifferentEngines(t *testing.T) {
+	without(t, "nftables", IPv6)
+	fd := namespace(t)
+	options := Options{Engines: []string{"nftables", "iptables"}, Seed: 3}
+	k := open(t, fd, options)
+	backends := k.Backends()
+	if len(backends) != 2 || backends[0].Engine != "nftables" || backends[0].Reason != "" ||
+		backends[1].Engine != "iptables" || !strings.Contains(backends[1].Reason, "nftables: missing for the test") {
+		t.Fatalf("backends %+v", backends)
+	}
+	set := many(t, 5, 20)
+	if err := k.Replace(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, k, set)
+	sticky := set.Services()[len(set.Services())-1]
+	sticky.Endpoints = sticky.Endpoints[:1]
+	after, delta := with(t, set, []ruleset.Service{sticky, {Key: ruleset.Key{Addr: netip.MustParseAddr("10.96.1.1"), Protocol: ruleset.UDP, Port: 1}}})
+	if err := k.Apply(t.Context(), after, delta); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, k, after)
+	again := open(t, fd, options)
+	expect(t, again, after)
+	if n, err := again.Repair(t.Context()); err != nil || n != 0 {
+		t.Fatalf("repaired %d, %v", n, err)
+	}
+	if err := again.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if services, err := again.Dump(t.Context()); err != nil || len(services) > 0 {
+		t.Fatalf("%d services are left, %v", len(services), err)
 	}
 }
 
-func BenchmarkApply(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			k := open(b, namespace(b), Options{Engines: []string{"nftables"}})
-			set := many(b, 1, n)
-			if err := k.Replace(b.Context(), set); err != nil {
-				b.Fatal(err)
-			}
-			for b.Loop() {
-				b.StopTimer()
-				one := set.Services()[n/2]
-				one.Endpoints = slices.Clone(one.Endpoints)
-				one.Endpoints[0] = netip.AddrPortFrom(one.Endpoints[0].Addr(), 8081+uint16(set.Generation()%1000))
-				after, delta := with(b, set, []ruleset.Service{one})
-				set = after
-				b.StartTimer()
-				if err := k.Apply(b.Context(), after, delta); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+func TestFamilyWithoutEngine(t *testing.T) {
+	without(t, "nftables", IPv6)
+	k := open(t, namespace(t), Options{Engines: []string{"nftables", "no-such"}})
+	var unsupported *UnsupportedError
+	err := k.Replace(t.Context(), many(t, 1, 3))
+	if !errors.As(err, &unsupported) || unsupported.Family != IPv6 || len(unsupported.Reasons) != 2 {
+		t.Fatalf("a set with services of a family without engine: %v", err)
+	}
+	if services, err := k.Dump(t.Context()); err != nil || len(services) > 0 {
+		t.Errorf("%d services are there, %v", len(services), err)
+	}
+	four, err := ruleset.New("tenant-a", 2, nil, slices.Clone(many(t, 1, 3).Services()[:2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Replace(t.Context(), four); err != nil {
+		t.Errorf("a set without them: %v", err)
+	}
+	expect(t, k, four)
+}
+
+// When another engine is preferred than before, the former one's rules go.
+func TestFormerEngineLeaves(t *testing.T) {
+	fd := namespace(t)
+	set := many(t, 1, 10)
+	if err := open(t, fd, Options{Engines: []string{"nftables"}}).Replace(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	k := open(t, fd, Options{Engines: []string{"iptables"}})
+	if generation, _ := k.Held(); generation != 0 {
+		t.Errorf("generation %d is held by an engine that never got it", generation)
+	}
+	if err := k.Replace(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, k, set)
+	if services, err := open(t, fd, Options{Engines: []string{"nftables"}}).Dump(t.Context()); err != nil || len(services) > 0 {
+		t.Errorf("the former engine has %d services left, %v", len(services), err)
 	}
 }
 
-func BenchmarkDump(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			k := open(b, namespace(b), Options{Engines: []string{"nftables"}})
-			if err := k.Replace(b.Context(), many(b, 1, n)); err != nil {
-				b.Fatal(err)
+func TestDeltasThatDoNotFit(t *testing.T) {
+	k := open(t, namespace(t), Options{Engines: []string{"nftables"}})
+	set := many(t, 1, 5)
+	after, delta := with(t, set, nil, set.Services()[0].Key)
+	if err := k.Apply(t.Context(), after, delta); err == nil {
+		t.Error("a delta to nothing was applied")
+	}
+	if err := k.Replace(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	_, further := with(t, after, nil, set.Services()[1].Key)
+	if err := k.Apply(t.Context(), after, further); err == nil {
+		t.Error("a delta of another set was applied")
+	}
+	if err := k.Apply(t.Context(), after, delta); err != nil {
+		t.Error(err)
+	}
+	expect(t, k, after)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.Replace(ended, set); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its context has ended: %v", err)
+	}
+	if generation, _ := k.Held(); generation != 0 {
+		t.Errorf("after a failure generation %d is held", generation)
+	}
+	if err := k.Replace(t.Context(), after); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(k.Close(), k.Close()); err != nil {
+		t.Error(err)
+	}
+	if err := k.Replace(t.Context(), after); err == nil {
+		t.Error("a kernel that was closed was changed")
+	}
+}
+
+// Namespaces are programmed side by side.
+func TestManyNamespacesAtOnce(t *testing.T) {
+	set := many(t, 1, 200)
+	after, delta := with(t, set, nil, set.Services()[0].Key)
+	var all sync.WaitGroup
+	for range 8 {
+		k := open(t, namespace(t), Options{Engines: []string{"nftables"}})
+		all.Go(func() {
+			if err := errors.Join(k.Replace(t.Context(), set), k.Apply(t.Context(), after, delta)); err != nil {
+				t.Error(err)
+				return
 			}
-			for b.Loop() {
-				if _, err := k.Dump(b.Context()); err != nil {
-					b.Fatal(err)
-				}
+			if services, err := k.Dump(t.Context()); err != nil || len(services) != 199 {
+				t.Errorf("%d services, %v", len(services), err)
 			}
 		})
 	}
+	all.Wait()
 }

@@ -92,8 +92,14 @@ func (s *Stale) Cut(ctx context.Context, socket *wire.Socket, namespace int, v4 
 	if !s.All && len(s.keys) == 0 {
 		return nil
 	}
-	if flows, err := count(ctx, socket); err != nil || flows == 0 {
-		return nil //nolint:nilerr // a kernel without ctnetlink
+	flows, err := count(ctx, socket)
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return nil // no such list in this kernel
+	case err != nil:
+		return fmt.Errorf("counting flows: %w", err)
+	case flows == 0:
+		return nil
 	}
 	handle, err := netlink.NewHandleAt(netns.NsHandle(namespace), unix.NETLINK_NETFILTER)
 	if err != nil {

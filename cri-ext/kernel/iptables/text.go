@@ -34,14 +34,15 @@ func (f *family) sample(protocol ruleset.Protocol) ruleset.Service {
 func name(p ruleset.Protocol) string { return strings.ToLower(p.String()) }
 
 // render writes the tables for iptables-restore. The state is in a comment of a rule
-// that does nothing.
+// that does nothing; the tenant's UID in hexadecimal digits, so that it is no more
+// than a word, whatever it is.
 func render(f *family, set *ruleset.Set, choices *affinity.Choices) string {
 	services := held.Services(set.Services(), f.v4)
 	var nat, filter strings.Builder
 	fmt.Fprintf(&nat, "*nat\n:%s - [0:0]\n", chainServices)
 	digest := set.Digest()
 	fmt.Fprintf(&filter, "*filter\n:%s - [0:0]\n-A %s -m comment --comment \"%d %d %s %s\"\n", chainRefuse, chainRefuse,
-		layout, set.Generation(), hex.EncodeToString(digest[:]), set.Tenant())
+		layout, set.Generation(), hex.EncodeToString(digest[:]), hex.EncodeToString([]byte(set.Tenant())))
 	for i := range services {
 		s := &services[i]
 		match := fmt.Sprintf("-d %s -p %s -m %s --dport %d", netip.PrefixFrom(s.Addr, s.Addr.BitLen()), name(s.Protocol), name(s.Protocol), s.Port)
@@ -239,10 +240,11 @@ func readState(part *held.Part, comment string) bool {
 	}
 	generation, err := strconv.ParseUint(fields[1], 10, 64)
 	digest, derr := hex.DecodeString(fields[2])
-	if err != nil || derr != nil || len(digest) != len(part.Digest) {
+	tenant, terr := hex.DecodeString(fields[3])
+	if err != nil || derr != nil || terr != nil || len(digest) != len(part.Digest) {
 		return false
 	}
-	part.Generation, part.Digest, part.Tenant = generation, ruleset.Digest(digest), types.UID(fields[3])
+	part.Generation, part.Digest, part.Tenant = generation, ruleset.Digest(digest), types.UID(tenant)
 	return true
 }
 

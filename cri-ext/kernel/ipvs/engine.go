@@ -116,13 +116,13 @@ func Open(ctx context.Context, namespace int, families []string, podIPs []netip.
 	if e.genl, err = wire.Dial(namespace, unix.NETLINK_GENERIC); err != nil {
 		return nil, err
 	}
+	if e.id, err = resolve(ctx, e.genl); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
 	if e.routes, err = wire.Dial(namespace, unix.NETLINK_ROUTE); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	if e.netfilter, err = wire.Dial(namespace, unix.NETLINK_NETFILTER); err != nil {
-		return nil, errors.Join(err, e.Close())
-	}
-	if e.id, err = resolve(ctx, e.genl); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil

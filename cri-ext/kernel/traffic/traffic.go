@@ -213,8 +213,8 @@ func (n *network) attach(s *sandbox, number int) error {
 }
 
 func (s *sandbox) end() {
-	s.Kernel.Close()
-	s.namespace.close()
+	s.Close()
+	s.close()
 }
 
 // service is a frontend at one of the VIPs.
