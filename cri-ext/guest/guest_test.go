@@ -81,14 +81,14 @@ func TestRulesAreSentAndReadBack(t *testing.T) {
 
 func TestFailuresOfTheKernelAreTold(t *testing.T) {
 	ctx := t.Context()
-	engine := &memory{err: errors.New("no such \x1b[31mfamily\n")}
+	engine := &memory{err: errors.New("no such \x1b[31mfamily\n twice")}
 	client := NewClient(ours, serve(ctx, agent(engine), false), Limits{})
 	first := set(t, ours.Tenant, 1, services(1, 3))
 	var refused *RefusedError
 	if _, err := client.Send(ctx, grant(t, ours, nil, first)); !errors.As(err, &refused) || refused.Code != KernelFailed {
 		t.Fatalf("error is %v", err)
 	}
-	if refused.Words != "no such ?[31mfamily?" {
+	if refused.Words != "no such ?[31mfamily? twice" {
 		t.Errorf("words are %q", refused.Words)
 	}
 	if _, err := client.Dump(ctx); !errors.As(err, &refused) {

@@ -177,7 +177,8 @@ func TestHostileGuest(t *testing.T) {
 					t.Errorf("the error does not name the sandbox: %v", err)
 				}
 				// A serial port may have anything on it; there, it is the time that ends.
-				if !strings.Contains(err.Error(), tt.words) && !(serial && errors.Is(err, os.ErrDeadlineExceeded)) {
+				late := serial && errors.Is(err, os.ErrDeadlineExceeded)
+				if !late && !strings.Contains(err.Error(), tt.words) {
 					t.Errorf("the error does not say %q: %v", tt.words, err)
 				}
 				way.accept = serve(t.Context(), agent(&memory{}), serial).accept

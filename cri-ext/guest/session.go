@@ -143,6 +143,10 @@ func (s *session) slow(ctx context.Context, err error, words string, limit time.
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
+	// The connection's deadline may be seen a moment before the context's own.
+	if end, has := ctx.Deadline(); has && !time.Now().Before(end) {
+		<-ctx.Done()
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("the guest %s: %w", words, cause)
 	}

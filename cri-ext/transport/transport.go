@@ -99,7 +99,11 @@ func watch(ctx context.Context, conn Conn) (stop func() error) {
 	}
 	end := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return func() error {
-		if !end() {
+		// The connection's deadline may be seen a moment before the context's own.
+		if deadline, has := ctx.Deadline(); has && !time.Now().Before(deadline) {
+			<-ctx.Done()
+		}
+		if !end() || ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return conn.SetDeadline(time.Time{})

@@ -26,14 +26,12 @@ import (
 
 func main() {
 	guestinit.Run(func() int {
-		if err := run(context.Background()); err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		return 0
+		fmt.Println(run(context.Background()))
+		return 1
 	})
 }
 
+// run serves the control port. It returns when it cannot go on.
 func run(ctx context.Context) error {
 	if err := network(); err != nil {
 		return fmt.Errorf("setting the network up: %w", err)
