@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -39,6 +41,8 @@ type agent struct {
 	log      logr.Logger
 	kernel   *nft.Kernel
 	metrics  *agentMetrics
+	// collectors are those that are registered.
+	collectors []prometheus.Collector
 	// routes and conntrack reach the kernel of the node's network namespace.
 	routes, conntrack *netlink.Handle
 
@@ -49,7 +53,7 @@ type agent struct {
 	mu       sync.Mutex
 	model    *policy.Model
 	networks []netip.Prefix
-	problems map[string]string // of policies, by UID and generation
+	problems map[types.NamespacedName]*problem
 	// enforced says that the kernel has once held what the whole super cluster says.
 	enforced bool
 	// open says that nothing is to be enforced, and nothing is.
@@ -60,7 +64,7 @@ type agent struct {
 func newAgent(config *rest.Config, o options) (*agent, error) {
 	a := &agent{
 		options: o, log: ctrl.Log.WithName("fence"), metrics: newMetrics(),
-		dirty: make(chan struct{}, 1), cuts: make(chan struct{}, 1), model: policy.New(), problems: map[string]string{},
+		dirty: make(chan struct{}, 1), cuts: make(chan struct{}, 1), model: policy.New(), problems: map[types.NamespacedName]*problem{},
 	}
 	namespace, file := netns.None(), 0
 	if o.namespace != nil {
@@ -78,7 +82,8 @@ func newAgent(config *rest.Config, o options) (*agent, error) {
 		return nil, err
 	}
 	a.recorder = a.manager.GetEventRecorder("fence")
-	for _, collector := range a.metrics.collectors(a) {
+	a.collectors = a.metrics.collectors(a)
+	for _, collector := range a.collectors {
 		if err := metrics.Registry.Register(collector); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

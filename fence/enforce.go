@@ -19,6 +19,7 @@ func (a *agent) bringUpToDate() error {
 		a.metrics.failures.Inc()
 		return a.problem
 	}
+	a.tellProblems()
 	if !a.enforced {
 		a.enforced = true
 		a.log.Info("the policies are in force", "pods", a.model.LocalPods(), "policies", a.model.Policies())

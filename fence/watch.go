@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -92,31 +91,45 @@ func (a *agent) deletePod(object any) {
 	}
 }
 
-// setPolicy follows a policy, and tells its author what of it cannot be enforced
-// where it selects a pod.
+// setPolicy follows a policy, and remembers what of it cannot be enforced.
 func (a *agent) setPolicy(object any) {
 	p, ok := object.(*networkingv1.NetworkPolicy)
 	if !ok {
 		return
 	}
-	problems := a.model.SetPolicy(p)
-	key := string(p.UID)
-	if len(problems) == 0 || !a.model.Selects(types.NamespacedName{Namespace: p.Namespace, Name: p.Name}) {
-		delete(a.problems, key)
-		return
+	name := client.ObjectKeyFromObject(p)
+	text := strings.Join(a.model.SetPolicy(p), "; ")
+	before := a.problems[name]
+	switch {
+	case text == "":
+		delete(a.problems, name)
+	case before == nil || before.text != text || before.policy.UID != p.UID:
+		a.problems[name] = &problem{policy: p, text: text}
 	}
-	text := strings.Join(problems, "; ")
-	if a.problems[key] == text {
-		return
-	}
-	a.problems[key] = text
-	a.recorder.Eventf(p, nil, corev1.EventTypeWarning, "NotEnforced", "Enforce", "what the fence does not understand lets nothing pass: %s", text)
 }
 
 func (a *agent) deletePolicy(object any) {
 	if p, ok := object.(*networkingv1.NetworkPolicy); ok {
-		delete(a.problems, string(p.UID))
+		delete(a.problems, client.ObjectKeyFromObject(p))
 		a.model.DeletePolicy(client.ObjectKeyFromObject(p))
+	}
+}
+
+// problem is what of a policy cannot be enforced.
+type problem struct {
+	policy *networkingv1.NetworkPolicy
+	text   string
+	told   bool
+}
+
+// tellProblems tells the authors of policies, once, where they concern a pod of this
+// node.
+func (a *agent) tellProblems() {
+	for name, p := range a.problems {
+		if !p.told && a.model.Selects(name) {
+			p.told = true
+			a.recorder.Eventf(p.policy, nil, corev1.EventTypeWarning, "NotEnforced", "Enforce", "what the fence does not understand lets nothing pass: %s", p.text)
+		}
 	}
 }
 

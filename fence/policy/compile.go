@@ -19,12 +19,12 @@ type shared struct {
 	remove func()
 }
 
-// acquire adds a reference to the part of a key. make puts it into the table if it
+// acquire adds a reference to the part of a key. build puts it into the table if it
 // is not there, and returns its own parts, acquired, and how to remove it.
-func (m *Model) acquire(key string, make func() (parts []string, remove func())) string {
+func (m *Model) acquire(key string, build func() (parts []string, remove func())) string {
 	if m.shared[key] == nil {
 		s := &shared{}
-		s.parts, s.remove = make()
+		s.parts, s.remove = build()
 		m.shared[key] = s
 	}
 	m.shared[key].references++

@@ -28,17 +28,17 @@ var Families = []Family{4, 6}
 type Kind uint8
 
 const (
-	// Addresses: single addresses, From.
+	// Addresses are single ones, From.
 	Addresses Kind = iota + 1
-	// Networks: ranges of addresses, From to To. A set of them does not change.
+	// Networks are ranges of addresses, From to To. A set of them does not change.
 	Networks
-	// Ports: ranges of ports of a protocol. A set of them does not change.
+	// Ports are ranges of ports of a protocol. A set of them does not change.
 	Ports
-	// AddressPorts: an address From with a protocol and one port.
+	// AddressPorts are an address From with a protocol and one port each.
 	AddressPorts
-	// Verdicts: single addresses, From, with what to do.
+	// Verdicts are single addresses, From, with what to do.
 	Verdicts
-	// Interfaces: names of interfaces.
+	// Interfaces are names of them.
 	Interfaces
 )
 
@@ -105,9 +105,9 @@ const (
 	Source Key = iota + 1
 	// Destination address, the final one.
 	Destination
-	// Port: protocol and destination port, in a set of Ports.
+	// Port is protocol and destination port, in a set of Ports.
 	Port
-	// DestinationPort: destination address, protocol and destination port, in a set
+	// DestinationPort is destination address, protocol and destination port, in a set
 	// of AddressPorts.
 	DestinationPort
 )
@@ -129,9 +129,9 @@ type Rule struct {
 
 // Counters of dropped packets, by reason.
 const (
-	// CounterEgress: no policy lets the local pod send it.
+	// CounterEgress counts what no policy lets the local pod send it.
 	CounterEgress = "egress"
-	// CounterIngress: no policy lets the local pod receive it.
+	// CounterIngress counts what no policy lets the local pod receive it.
 	CounterIngress = "ingress"
 	// CounterSpoofed: the source address is not that of the interface's pod.
 	CounterSpoofed = "spoofed"
