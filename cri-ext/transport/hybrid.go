@@ -39,7 +39,7 @@ func (h *hybrid) String() string {
 func (h *hybrid) Serial() bool { return false }
 
 func (h *hybrid) Dial(ctx context.Context) (Conn, error) {
-	conn, err := h.socket.connect(ctx)
+	conn, err := h.socket.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (s *serial) String() string { return fmt.Sprintf("virtio-serial through %s"
 func (s *serial) Serial() bool { return true }
 
 func (s *serial) Dial(ctx context.Context) (Conn, error) {
-	conn, err := s.socket.connect(ctx)
+	conn, err := s.socket.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -30,9 +30,13 @@ func (s Socket) check() error {
 	return nil
 }
 
-// connect connects to the socket that it has looked at, and not to what the path
-// may have become meanwhile.
-func (s Socket) connect(ctx context.Context) (*net.UnixConn, error) {
+// Connect connects to the socket, once path, owner and who listens are as they should
+// be. What it has looked at is what it connects to, whatever the path has become
+// meanwhile.
+func (s Socket) Connect(ctx context.Context) (*net.UnixConn, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	node, err := s.open()
 	if err != nil {
 		return nil, err
