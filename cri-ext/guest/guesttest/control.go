@@ -34,7 +34,7 @@ type Reply struct {
 const Refused = "refused: "
 
 // DialTimeout is how long the guest waits for one answer.
-const DialTimeout = 3 * time.Second
+const DialTimeout = 10 * time.Second
 
 // control is the line to the guest's init.
 type control struct {

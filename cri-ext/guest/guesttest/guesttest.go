@@ -125,6 +125,11 @@ func (g *Guest) Stop() {
 // Console is what the guest has written on its console.
 func (g *Guest) Console() string { return g.vm.Console() }
 
+// WaitConsole waits until the text is on the guest's console.
+func (g *Guest) WaitConsole(ctx context.Context, text string) error {
+	return g.vm.WaitConsole(ctx, text)
+}
+
 // Socket is the host's end of the agent's port.
 func (g *Guest) Socket() transport.Socket {
 	return transport.Socket{Path: g.vm.Port(AgentPort), PID: int32(g.vm.PID())}
