@@ -386,6 +386,34 @@ spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: web
 	}
 }
 
+// A set that goes and comes again between two transactions has other elements.
+func TestASetOfTheSameName(t *testing.T) {
+	f := newField(t)
+	const allow = `
+metadata: {name: allow}
+spec: {podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {circle: inner}}}]}]}`
+	befriend := func(name, circle string) {
+		f.pods[name].Labels = map[string]string{"app": name, "circle": circle}
+		f.know(f.pods[name])
+	}
+	befriend("b", "inner")
+	t.Run("one friend", func(t *testing.T) {
+		f := f.with(t, allow)
+		f.check("b > a tcp/80")
+		f.check("c x a tcp/80")
+		// Without a transaction in between.
+		for _, model := range f.models {
+			model.DeletePolicy(types.NamespacedName{Namespace: "one", Name: "allow"})
+		}
+		befriend("b", "outer")
+		befriend("c", "inner")
+		f = f.with(t, allow)
+		f.check("c > a tcp/80")
+		f.forget()
+		f.check("b x a tcp/80")
+	})
+}
+
 // SCTP, which the kernel need not speak itself: packets made by hand.
 func TestSCTP(t *testing.T) {
 	f := newField(t).with(t, `

@@ -75,9 +75,16 @@ type Set struct {
 	Name   string
 	Kind   Kind
 	Family Family
-	// Version counts the changes of Elements.
+	// Version is another one after each change of Elements, and no other set's of the
+	// table: also not that of one of the same name before it.
 	Version  uint64
 	Elements map[Element]Verdict
+	clock    *uint64
+}
+
+func (s *Set) changed() {
+	*s.clock++
+	s.Version = *s.clock
 }
 
 // Put adds an element, or gives it another verdict.
@@ -86,14 +93,14 @@ func (s *Set) Put(element Element, verdict Verdict) {
 		return
 	}
 	s.Elements[element] = verdict
-	s.Version++
+	s.changed()
 }
 
 // Remove takes an element away, if it is there.
 func (s *Set) Remove(element Element) {
 	if _, ok := s.Elements[element]; ok {
 		delete(s.Elements, element)
-		s.Version++
+		s.changed()
 	}
 }
 
@@ -166,11 +173,12 @@ func Named(name string, family Family) string {
 type Table struct {
 	Sets   map[string]*Set
 	Chains map[string][]Rule
+	clock  *uint64
 }
 
 // New makes a table with the sets that are always there, empty.
 func New() *Table {
-	t := &Table{Sets: map[string]*Set{}, Chains: map[string][]Rule{}}
+	t := &Table{Sets: map[string]*Set{}, Chains: map[string][]Rule{}, clock: new(uint64)}
 	t.AddSet(Outside, Interfaces, 0)
 	for _, family := range Families {
 		t.AddSet(Named(From, family), Verdicts, family)
@@ -182,7 +190,8 @@ func New() *Table {
 
 // AddSet adds an empty set.
 func (t *Table) AddSet(name string, kind Kind, family Family) *Set {
-	set := &Set{Name: name, Kind: kind, Family: family, Elements: map[Element]Verdict{}}
+	set := &Set{Name: name, Kind: kind, Family: family, Elements: map[Element]Verdict{}, clock: t.clock}
+	set.changed()
 	t.Sets[name] = set
 	return set
 }
