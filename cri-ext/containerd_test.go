@@ -123,8 +123,8 @@ func (c *containerd) start(t *testing.T) {
 	}
 	c.stop = func() {
 		if command.ProcessState == nil {
-			command.Process.Signal(syscall.SIGTERM)
-			command.Wait()
+			_ = command.Process.Signal(syscall.SIGTERM)
+			_ = command.Wait()
 		}
 	}
 	client := c.client(t, c.socket)
@@ -179,8 +179,8 @@ func (c *containerd) clean() {
 		all, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 		if err == nil {
 			for _, item := range all.GetItems() {
-				client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: item.GetId()})
-				client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: item.GetId()})
+				_, _ = client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: item.GetId()})
+				_, _ = client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: item.GetId()})
 			}
 		}
 		conn.Close()
@@ -190,7 +190,7 @@ func (c *containerd) clean() {
 	lines := strings.Split(string(mounts), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
 		if fields := strings.Fields(lines[i]); len(fields) > 1 && strings.HasPrefix(fields[1], c.dir+"/") {
-			syscall.Unmount(fields[1], syscall.MNT_DETACH)
+			_ = syscall.Unmount(fields[1], syscall.MNT_DETACH)
 		}
 	}
 	os.RemoveAll(c.dir)

@@ -201,7 +201,7 @@ func (n *node) serveIn(sandboxID, answer string) (address string) {
 			if err != nil {
 				return
 			}
-			conn.Write([]byte(answer))
+			fmt.Fprint(conn, answer)
 			conn.Close()
 		}
 	}()

@@ -47,7 +47,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.admin, "admin", admin.DefaultSocket, "socket for the other verbs of this program")
 	flags.StringVar(&o.gate, "gate", gateStart, "start: containers of virtual clusters wait for their rules; off: they do not, and rules come as soon as they can")
 	flags.DurationVar(&o.gateTimeout, "gate-timeout", 30*time.Second, "how long a container waits before its start fails")
-	flags.DurationVar(&o.repairInterval, "repair-interval", time.Minute, "how often the rules in a sandbox's kernel are compared with what they should be")
+	flags.DurationVar(&o.repairInterval, "repair-every", time.Minute, "how often the rules in a sandbox's kernel are compared with what they should be")
 	flags.Var(&o.handlers, "runtime-handler", "HANDLER=WAY into the sandboxes of a runtime handler, once for each: netns, hybrid-vsock:PATH, virtio-serial:PATH, kata-shim:PATH, with {id} in the PATH of the socket for the sandbox's ID; handlers that are not named have netns")
 	flags.StringVar(&o.engine, "engine", "", "engines that may carry rules in network namespaces, the preferred one first, of ipvs, nftables and iptables; by default all, in that order")
 	flags.IntVar(&o.agentPort, "agent-port", guestPort, "vsock port of cri-ext-agent in guests")
@@ -73,7 +73,7 @@ func (o *options) check() error {
 		return fmt.Errorf("--gate %q must be %s or %s", o.gate, gateStart, gateOff)
 	}
 	if o.gateTimeout <= 0 || o.repairInterval <= 0 {
-		return fmt.Errorf("--gate-timeout %s and --repair-interval %s must be more than 0", o.gateTimeout, o.repairInterval)
+		return fmt.Errorf("--gate-timeout %s and --repair-every %s must be more than 0", o.gateTimeout, o.repairInterval)
 	}
 	if o.agentPort < 1 || o.agentPort > 1<<31-1 {
 		return fmt.Errorf("--agent-port %d is no port", o.agentPort)

@@ -151,6 +151,6 @@ func newMetrics() *cobra.Command {
 		func(ctx context.Context, c *admin.Client, _ []string) (any, func(io.Writer), error) {
 			var text []byte
 			err := c.Get(ctx, "/metrics", nil, &text)
-			return string(text), func(w io.Writer) { w.Write(text) }, err
+			return string(text), func(w io.Writer) { fmt.Fprintf(w, "%s", text) }, err
 		}).command
 }

@@ -82,14 +82,14 @@ func TestPathsExist(t *testing.T) {
 }
 
 var (
-	flagInCode     = regexp.MustCompile(`flags\.(?:String|Bool|Int|Float64|Duration)Var\([^"]*"([a-z0-9-]+)"`)
+	flagInCode     = regexp.MustCompile(`flags\.(?:String|Bool|Int|Float64|Duration|)Var\([^"]*"([a-z0-9-]+)"`)
 	flagInDocument = regexp.MustCompile("`--([a-z0-9-]+)`")
 	metric         = regexp.MustCompile(`bulkhead_[a-z_]+`)
 )
 
 // Every component's document lists exactly the flags and metrics that its code has.
 func TestFlagsAndMetrics(t *testing.T) {
-	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence"} {
+	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext"} {
 		document := read(t, "docs", component+".md")
 		_, flags, found := strings.Cut(document, "\n## Flags\n")
 		if !found {
@@ -108,7 +108,7 @@ func TestFlagsAndMetrics(t *testing.T) {
 // Metrics that other documents name are some component's.
 func TestMetricsExist(t *testing.T) {
 	known := map[string]bool{}
-	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence"} {
+	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext"} {
 		for _, name := range inCode(t, component, regexp.MustCompile(`Name:\s+"(bulkhead_[a-z_]+)"`)) {
 			known[name] = true
 		}

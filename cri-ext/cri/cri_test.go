@@ -122,11 +122,11 @@ func FuzzDecode(f *testing.F) {
 		if s, err := DecodeRestorePod(request, response); err == nil && (s.ID == "" || s.Namespace == "" != (s.UID == "")) {
 			t.Errorf("RestorePod: %+v", s)
 		}
-		DecodeCreateContainer(request, response)
-		DecodeStartContainer(request)
-		DecodeStopPodSandbox(request)
-		DecodeRemovePodSandbox(request)
+		_, _, _ = DecodeCreateContainer(request, response)
+		_, _ = DecodeStartContainer(request)
+		_, _ = DecodeStopPodSandbox(request)
+		_, _ = DecodeRemovePodSandbox(request)
 		var status Status
-		decodeInfo([]byte(verbose), &status)
+		_ = decodeInfo([]byte(verbose), &status)
 	})
 }

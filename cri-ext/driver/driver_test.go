@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -123,9 +124,9 @@ func serveShim(t *testing.T, answer func() string) string {
 			http.NotFound(w, r)
 			return
 		}
-		w.Write([]byte(answer()))
+		fmt.Fprint(w, answer())
 	})}
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close() })
 	return socket
 }

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -67,7 +68,7 @@ var future = grpc.ServiceDesc{
 		for {
 			in := &runtimeapi.VersionRequest{}
 			if err := stream.RecvMsg(in); err != nil {
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					return status.Error(codes.DataLoss, "that was all")
 				}
 				return err
@@ -91,7 +92,7 @@ func serveRuntime(t testing.TB, socket string, r *runtime) (stop func()) {
 	runtimeapi.RegisterRuntimeServiceServer(server, r)
 	runtimeapi.RegisterImageServiceServer(server, r)
 	server.RegisterService(&future, r)
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	return server.Stop
 }

@@ -62,8 +62,8 @@ type Methods struct {
 type Proxy struct {
 	upstream *grpc.ClientConn
 	methods  Methods
-	draining context.Context
-	drain    context.CancelCauseFunc
+	// draining is closed when the proxy is told to end.
+	draining chan struct{}
 	server   *grpc.Server
 }
 
@@ -89,11 +89,10 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 
 // New makes a proxy.
 func New(upstream *grpc.ClientConn, methods Methods) *Proxy {
-	p := &Proxy{upstream: upstream, methods: methods}
+	p := &Proxy{upstream: upstream, methods: methods, draining: make(chan struct{})}
 	if p.methods.Observe == nil {
 		p.methods.Observe = func(string, codes.Code, bool, time.Duration) {}
 	}
-	p.draining, p.drain = context.WithCancelCause(context.Background())
 	p.server = grpc.NewServer(
 		grpc.ForceServerCodecV2(raw{}),
 		grpc.UnknownServiceHandler(p.handle),
@@ -113,11 +112,13 @@ func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
-	p.drain(ErrDraining)
+	close(p.draining)
 	forced := time.AfterFunc(drainTimeout, p.server.Stop)
 	defer forced.Stop()
 	p.server.GracefulStop()
-	<-served
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
+	}
 	return nil
 }
 
@@ -181,8 +182,17 @@ func (p *Proxy) unary(down grpc.ServerStream, method string, hook Hook) (refused
 func (p *Proxy) before(ctx context.Context, hook Hook, request []byte) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(p.draining, func() { cancel(ErrDraining) })()
+	go p.cutOff(ctx, cancel)
 	return hook.Before(ctx, request)
+}
+
+// cutOff ends ctx when the proxy is told to end.
+func (p *Proxy) cutOff(ctx context.Context, cancel context.CancelCauseFunc) {
+	select {
+	case <-p.draining:
+		cancel(ErrDraining)
+	case <-ctx.Done():
+	}
 }
 
 // anything is a call of which nothing is known: either end may say as much as it wants.
@@ -193,7 +203,7 @@ func (p *Proxy) stream(down grpc.ServerStream, method string) error {
 	ctx, cancel := context.WithCancelCause(outgoing(down.Context()))
 	defer cancel(nil)
 	if p.methods.Endless[method] {
-		defer context.AfterFunc(p.draining, func() { cancel(ErrDraining) })()
+		go p.cutOff(ctx, cancel)
 	}
 	up, err := p.upstream.NewStream(ctx, anything, method, grpc.ForceCodecV2(raw{}))
 	if err != nil {

@@ -54,11 +54,9 @@ type Registry struct {
 	options Options
 	metrics *Metrics
 	records *records
-	// life is that of all workers.
-	life context.Context
-	stop context.CancelFunc
 
 	mu        sync.RWMutex
+	closed    bool
 	sandboxes map[string]*sandbox
 	// others are sandboxes that are no tenant's.
 	others map[string]bool
@@ -80,7 +78,6 @@ func New(options Options) *Registry {
 		options: options, records: newRecords(),
 		sandboxes: map[string]*sandbox{}, others: map[string]bool{}, containers: map[string]string{},
 	}
-	r.life, r.stop = context.WithCancel(context.Background())
 	r.metrics = newMetrics(r)
 	r.records.changedPod = func(uid types.UID) { r.poke(func(s *sandbox) bool { return s.UID == uid }) }
 	r.records.changedTenant = func(uid types.UID) { r.poke(func(s *sandbox) bool { return s.tenant() == uid }) }
@@ -114,7 +111,12 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 func (r *Registry) close() {
-	r.stop()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	for _, s := range r.all() {
+		s.end()
+	}
 	for _, s := range r.all() {
 		<-s.done
 	}
@@ -170,10 +172,10 @@ func (r *Registry) Add(s cri.Sandbox) {
 		}
 		return
 	}
-	if r.life.Err() != nil {
+	if r.closed {
 		return
 	}
-	ctx, end := context.WithCancel(r.life)
+	ctx, end := context.WithCancel(context.Background())
 	added := newSandbox(s, end)
 	r.sandboxes[s.ID] = added
 	w := &worker{sandbox: added, registry: r, log: r.options.Log.WithValues("sandbox", s.ID, "pod", s.Pod())}

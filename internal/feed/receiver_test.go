@@ -175,13 +175,6 @@ func rawClient(t *testing.T, socket string) net.Conn {
 	return conn
 }
 
-func lastLine(log []string) string {
-	if len(log) == 0 {
-		return ""
-	}
-	return log[len(log)-1]
-}
-
 func counted(log []string, part string) (n int) {
 	for _, line := range log {
 		if strings.Contains(line, part) {

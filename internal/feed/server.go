@@ -176,7 +176,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) error {
 	go func() {
 		select {
 		case <-feeder.replaced:
-			conn.SetReadDeadline(time.Now())
+			_ = conn.SetReadDeadline(time.Now()) // it fails on what is closed already
 		case <-ctx.Done():
 		}
 	}()
@@ -202,8 +202,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) error {
 	writing.Wait()
 	if feeder.isReplaced() {
 		// It need not know, but then it will come back later than the newer one's end.
-		conn.SetWriteDeadline(time.Now().Add(time.Second))
-		return errors.Join(errReplaced, writer.Write(kindReplaced, nil))
+		return errors.Join(errReplaced, conn.SetWriteDeadline(time.Now().Add(time.Second)), writer.Write(kindReplaced, nil))
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

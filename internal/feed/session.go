@@ -30,11 +30,11 @@ var errReplaced = errors.New("a newer feeder has taken over")
 // Run keeps a connection to cri-ext until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
 	backoff := newBackoff()
-	for ctx.Err() == nil {
+	for {
 		began := time.Now()
 		err := c.session(ctx)
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // the connection ends because it should
 		}
 		if time.Since(began) > maxWait {
 			backoff = newBackoff()
@@ -46,10 +46,10 @@ func (c *Client) Run(ctx context.Context) error {
 		c.log.Info("No connection to cri-ext", "socket", c.socket, "error", err.Error(), "retryIn", pause.String())
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(pause):
 		}
 	}
-	return nil
 }
 
 func newBackoff() wait.Backoff {
