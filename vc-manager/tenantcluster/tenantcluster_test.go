@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -72,7 +74,10 @@ func target(t *testing.T) Target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Target{Kubeconfig: config, Address: address(t), External: "localhost"}
+	return Target{Kubeconfig: config, Address: address(t), External: "localhost", Bootstrap: bootstrap.Input{
+		// A range of testenv's own cluster.
+		DNS: bootstrap.DNS{Address: netip.MustParseAddr("10.96.0.10"), Domain: "cluster.local", Image: "coredns:v1"},
+	}}
 }
 
 // watching is a Watcher with one tenant; told counts its notifications.
@@ -126,7 +131,7 @@ func (w *watching) sees(t *testing.T, want func(Observation) bool) Observation {
 
 func TestTheWholeWay(t *testing.T) {
 	target := target(t)
-	target.Bootstrap = bootstrap.Input{MetricsServer: netip.MustParseAddr("10.77.0.9"), ClusterCA: string(tenant.CA.Cert)}
+	target.Bootstrap.MetricsServer, target.Bootstrap.ClusterCA = netip.MustParseAddr("10.77.0.9"), string(tenant.CA.Cert)
 	w := watch(t, new(net.Dialer), target)
 	seen := w.sees(t, Observation.healthy)
 	if !strings.HasPrefix(seen.Version, "v1.") {
@@ -174,6 +179,49 @@ func TestWhatTheTenantChangedIsSetBack(t *testing.T) {
 	again.sees(t, Observation.healthy)
 	if err := tenant.Client.Get(t.Context(), key, role); err != nil || len(role.Rules) != want {
 		t.Errorf("%d rules, want %d (%v)", len(role.Rules), want, err)
+	}
+}
+
+// DNS is a setting of the tenant's in one thing, and the platform's in all others.
+func TestTheCorefileIsTheTenants(t *testing.T) {
+	watch(t, new(net.Dialer), target(t)).sees(t, Observation.healthy)
+	key := client.ObjectKey{Namespace: "kube-system", Name: "coredns"}
+	corefile, deployment := &corev1.ConfigMap{}, &appsv1.Deployment{}
+	for _, object := range []client.Object{corefile, deployment} {
+		if err := tenant.Client.Get(t.Context(), key, object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image := deployment.Spec.Template.Spec.Containers[0].Image
+	corefile.Data["Corefile"], corefile.Labels["k8s-app"] = "the tenant's own", "changed"
+	deployment.Spec.Template.Spec.Containers[0].Image = "another"
+	for _, object := range []client.Object{corefile, deployment} {
+		if err := tenant.Client.Update(t.Context(), object, client.FieldOwner("kubectl-edit")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// More than once: what is not ours any more does not become so.
+	for range 2 {
+		watch(t, new(net.Dialer), target(t)).sees(t, Observation.healthy)
+	}
+	for _, object := range []client.Object{corefile, deployment} {
+		if err := tenant.Client.Get(t.Context(), key, object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if corefile.Data["Corefile"] != "the tenant's own" || corefile.Labels["k8s-app"] != "kube-dns" || len(corefile.Data) != 1 {
+		t.Errorf("the ConfigMap has %v, %v", corefile.Data, corefile.Labels)
+	}
+	if got := deployment.Spec.Template.Spec.Containers[0].Image; got != image {
+		t.Errorf("the image stays %s", got)
+	}
+	// One that is lost comes back as ours.
+	if err := tenant.Client.Delete(t.Context(), corefile); err != nil {
+		t.Fatal(err)
+	}
+	watch(t, new(net.Dialer), target(t)).sees(t, Observation.healthy)
+	if err := tenant.Client.Get(t.Context(), key, corefile); err != nil || !strings.Contains(corefile.Data["Corefile"], "kubernetes cluster.local") {
+		t.Errorf("%v, %v", corefile.Data, err)
 	}
 }
 
