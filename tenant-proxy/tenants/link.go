@@ -68,6 +68,8 @@ type link struct {
 	// failing are the kinds that cannot be watched, and why.
 	failing map[string]string
 	missing bool
+	// gaveUp: the cluster is too large, and what was read of it is about to be dropped.
+	gaveUp bool
 }
 
 func newLink(o *Options, tenant tenancy.Tenant, node compile.Node) *link {
@@ -243,7 +245,7 @@ func (l *link) reset() {
 	l.table = compile.NewTable(l.table.Node(), l.table.Ranges())
 	clear(l.sliceOf)
 	clear(l.synced)
-	l.changed = false
+	l.changed, l.gaveUp = false, false
 }
 
 // change changes the table and asks for a compilation where that matters. Once ctx
@@ -251,7 +253,7 @@ func (l *link) reset() {
 func (l *link) change(ctx context.Context, trigger time.Time, f func(*compile.Table) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ctx.Err() != nil || !f(l.table) {
+	if l.gaveUp || ctx.Err() != nil || !f(l.table) {
 		return
 	}
 	if l.table.Weight() > compile.MaxWeight {
@@ -277,6 +279,7 @@ func (l *link) listed(ctx context.Context, kind string, f func(*compile.Table)) 
 // tooLarge gives a cluster up that nothing could be made of, for a while. The caller
 // holds the lock.
 func (l *link) tooLarge() {
+	l.gaveUp = true
 	l.log.Info("A tenant's cluster has more services and endpoints than are held: its rules stay as they are")
 	l.Metrics.failures.WithLabelValues(string(l.tenant.UID), "size").Inc()
 	l.Metrics.up.WithLabelValues(string(l.tenant.UID)).Set(0)
