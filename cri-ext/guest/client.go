@@ -24,14 +24,14 @@ type Limits struct {
 	Again time.Duration
 	// Frame is for a frame to be taken by the guest, or to follow another; 10 s.
 	Frame time.Duration
-	// Answer is for the kernel to do what it was asked to; 60 s.
+	// Answer is for the kernel to do what it was asked to, longer than an agent tries; 130 s.
 	Answer time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
 	for value, standard := range map[*time.Duration]time.Duration{
 		&l.Dial: 5 * time.Second, &l.Hello: 10 * time.Second, &l.Again: 500 * time.Millisecond,
-		&l.Frame: 10 * time.Second, &l.Answer: time.Minute,
+		&l.Frame: 10 * time.Second, &l.Answer: 130 * time.Second,
 	} {
 		if *value == 0 {
 			*value = standard

@@ -31,7 +31,7 @@ const (
 	// RepairEvery is how often the agent looks for drift.
 	RepairEvery = time.Minute
 	// engineTimeout bounds one call of the engine.
-	engineTimeout = time.Minute
+	engineTimeout = 2 * time.Minute
 	// frameTimeout bounds the rest of a frame that has begun, and the writing of one.
 	frameTimeout = 10 * time.Second
 	// serialTimeout is the former on a serial port, where the frame may be one that
