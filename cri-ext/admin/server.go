@@ -88,7 +88,9 @@ func (s *Server) handler() http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		w.Write(text)
+		if _, err := w.Write(text); err != nil {
+			s.Log.Info("Answering a question of root's", "error", err.Error())
+		}
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err, _ := r.Context().Value(peerKey{}).(error); err != nil {

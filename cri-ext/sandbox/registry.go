@@ -58,6 +58,8 @@ type Registry struct {
 	mu        sync.RWMutex
 	closed    bool
 	sandboxes map[string]*sandbox
+	// removed are sandboxes that have gone since the last patrol began, and when.
+	removed map[string]time.Time
 	// others are sandboxes that are no tenant's.
 	others map[string]bool
 	// containers are sandboxes by container, and in the order in which they came.
@@ -76,7 +78,7 @@ func New(options Options) *Registry {
 	}
 	r := &Registry{
 		options: options, records: newRecords(),
-		sandboxes: map[string]*sandbox{}, others: map[string]bool{}, containers: map[string]string{},
+		sandboxes: map[string]*sandbox{}, removed: map[string]time.Time{}, others: map[string]bool{}, containers: map[string]string{},
 	}
 	r.metrics = newMetrics(r)
 	r.records.changedPod = func(uid types.UID) { r.poke(func(s *sandbox) bool { return s.UID == uid }) }
@@ -134,6 +136,15 @@ func (r *Registry) patrol(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
+	for id, at := range r.removed {
+		if at.After(before) {
+			delete(present, id) // it may have been listed before it went
+		} else {
+			delete(r.removed, id)
+		}
+	}
+	r.mu.Unlock()
 	for _, s := range present {
 		r.Add(s)
 	}
@@ -204,6 +215,9 @@ func (r *Registry) Remove(id string) {
 	s := r.sandboxes[id]
 	delete(r.sandboxes, id)
 	delete(r.others, id)
+	if s != nil {
+		r.removed[id] = time.Now()
+	}
 	r.mu.Unlock()
 	if s == nil {
 		return

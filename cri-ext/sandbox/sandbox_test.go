@@ -356,6 +356,7 @@ func TestForgottenTenantsGoWithTheirLastSandbox(t *testing.T) {
 	if held := s.records.Held(); len(held) != 0 {
 		t.Errorf("forgotten rules are told to the next feeder: %v", held)
 	}
+	w.locked(func() { w.guests["s1"].ready = false })
 	s.Remove("s1")
 	if s.records.Rules("a") != nil {
 		t.Error("rules of a forgotten tenant are left after its last sandbox")

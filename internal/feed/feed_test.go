@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -95,11 +96,13 @@ func TestFeederRestarts(t *testing.T) {
 
 	client, _ = connect(t, socket)
 	put(t, client, "b", services(5, 80)) // perhaps before it is connected
+	client.PutPod(Pod{UID: "p2", Namespace: "vc-a-default-x", Name: "web-1", Tenant: "a"})
 	client.PodsComplete()
-	eventually(t, "an account without the pod", func() bool {
+	eventually(t, "an account without the first pod", func() bool {
 		receiver.mu.Lock()
 		defer receiver.mu.Unlock()
-		return receiver.complete && len(receiver.pods) == 0
+		_, there := receiver.pods["p1"]
+		return receiver.complete && len(receiver.pods) == 1 && !there
 	})
 	eventually(t, "a changed set", holds(receiver, "a", put(t, client, "a", services(3, 81))))
 	if n := receiver.Rules("a").Generation(); n != 3 {
@@ -108,6 +111,19 @@ func TestFeederRestarts(t *testing.T) {
 	if n := counted(receiver.told(), "b "); n != 1 {
 		t.Errorf("the rules that did not change came %d times: %q", n, receiver.told())
 	}
+}
+
+// A tenant that went while no feeder was there is forgotten, and may come back.
+func TestStrangersAreForgotten(t *testing.T) {
+	socket, receiver := socketIn(t), newRecorder()
+	serve(t, socket, receiver)
+	client, stop := connect(t, socket)
+	eventually(t, "the first set", holds(receiver, "a", put(t, client, "a", services(3, 80))))
+	stop()
+	client, _ = connect(t, socket)
+	client.PodsComplete()
+	eventually(t, "forgetting", func() bool { return receiver.Rules("a") == nil })
+	eventually(t, "the set again", holds(receiver, "a", put(t, client, "a", services(3, 80))))
 }
 
 // cri-ext restarts: everything is said again, under the number it had.
@@ -238,15 +254,19 @@ func TestGarbageEndsTheConnection(t *testing.T) {
 			return errors.Join(greeting(w), writeJSON(w, kindPod, Pod{Name: "x"}))
 		},
 		"4 GiB": func(c net.Conn, w *frame.Writer) error {
+			if err := greeting(w); err != nil {
+				return err
+			}
 			_, err := c.Write([]byte{0xB5, 'b', 'h', 0x1A, kindSet, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0})
-			return errors.Join(greeting(w), err)
+			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			socket, receiver := socketIn(t), newRecorder()
 			serve(t, socket, receiver)
 			conn := rawClient(t, socket)
-			if err := say(conn, frame.NewWriter(conn)); err != nil {
+			// The other end may have had enough already.
+			if err := say(conn, frame.NewWriter(conn)); err != nil && !errors.Is(err, syscall.EPIPE) {
 				t.Fatal(err)
 			}
 			if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
