@@ -41,8 +41,8 @@ var exceptions = map[string][]string{
 	"vn-agent": {"host namespaces", "hostPort", "probe or lifecycle host"},
 	// cri-ext's socket is in a directory of the node, and lets in its root alone.
 	"tenant-proxy": {"restricted volume types", "runAsNonRoot != true", "runAsUser=0"},
-	// It writes the rules of the node's network.
-	"fence": {"host namespaces", "hostPort", "probe or lifecycle host", "unrestricted capabilities", "runAsNonRoot != true", "runAsUser=0"},
+	// It writes the rules of the node's network, and cri-ext reaches it by a socket.
+	"fence": {"restricted volume types", "host namespaces", "hostPort", "probe or lifecycle host", "unrestricted capabilities", "runAsNonRoot != true", "runAsUser=0"},
 }
 
 func TestPodsAreRestricted(t *testing.T) {

@@ -50,7 +50,10 @@ type agent struct {
 	// kernel's rules have.
 	dirty, cuts chan struct{}
 
-	mu       sync.Mutex
+	mu        sync.Mutex
+	announced announcements
+	// applied is closed, and another one, when the kernel has got what the model says.
+	applied  chan struct{}
 	model    *policy.Model
 	networks []netip.Prefix
 	problems map[types.NamespacedName]*problem
@@ -64,7 +67,7 @@ type agent struct {
 func newAgent(config *rest.Config, o options) (*agent, error) {
 	a := &agent{
 		options: o, log: ctrl.Log.WithName("fence"), metrics: newMetrics(),
-		dirty: make(chan struct{}, 1), cuts: make(chan struct{}, 1), model: policy.New(), problems: map[types.NamespacedName]*problem{},
+		dirty: make(chan struct{}, 1), cuts: make(chan struct{}, 1), model: policy.New(), announced: announcements{}, applied: make(chan struct{}), problems: map[types.NamespacedName]*problem{},
 	}
 	namespace, file := netns.None(), 0
 	if o.namespace != nil {
@@ -166,6 +169,11 @@ func (a *agent) Start(ctx context.Context) error {
 	defer group.Wait()
 	group.Go(func() { a.watchLinks(ctx) })
 	group.Go(func() { a.cutConnections(ctx) })
+	group.Go(func() {
+		if err := a.listen(ctx); err != nil {
+			a.log.Error(err, "sandboxes cannot be announced: pods are cut off until the super cluster knows their addresses")
+		}
+	})
 	verify := time.NewTicker(a.verifyInterval)
 	defer verify.Stop()
 	a.touch()

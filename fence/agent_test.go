@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/fence/nft"
 	"github.com/bulkhead-dev/bulkhead/fence/policy"
 	"github.com/bulkhead-dev/bulkhead/fence/rbac"
+	"github.com/bulkhead-dev/bulkhead/internal/sandboxaddress"
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
@@ -56,6 +58,7 @@ type node struct {
 	ns      netns.NsHandle
 	config  *rest.Config
 	metrics string
+	socket  string
 }
 
 func newNode(t *testing.T) *node {
@@ -73,6 +76,7 @@ func newNode(t *testing.T) *node {
 		check(t, netns.Set(own))
 	}()
 	t.Cleanup(func() { n.ns.Close() })
+	n.socket = filepath.Join(t.TempDir(), "sandboxes", "s")
 	for _, object := range []client.Object{
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}, Spec: corev1.NodeSpec{PodCIDR: "10.78.1.0/24", PodCIDRs: []string{"10.78.1.0/24"}}},
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bulkhead-system"}},
@@ -104,7 +108,7 @@ func (n *node) token(account, role string) string {
 // run runs the program as the chart does, with the rights that it lists.
 func (n *node) run(enforce bool) (stop func()) {
 	n.t.Helper()
-	o := options{nodeName: nodeName, verifyInterval: time.Second, enforce: enforce, namespace: &n.ns}
+	o := options{nodeName: nodeName, verifyInterval: time.Second, enforce: enforce, namespace: &n.ns, sandboxSocket: n.socket}
 	o.metricsAddress, o.healthAddress = freeAddress(n.t), freeAddress(n.t)
 	n.metrics = o.metricsAddress
 	check(n.t, o.check(nil))
@@ -153,6 +157,9 @@ func (n *node) pod(name, on, address string) *corev1.Pod {
 		Spec:       corev1.PodSpec{NodeName: on, Containers: []corev1.Container{{Name: "main", Image: "main", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}}},
 	}
 	check(n.t, n.cluster.Client.Create(n.t.Context(), pod))
+	if address == "" {
+		return pod
+	}
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
 	check(n.t, n.cluster.Client.Status().Update(n.t.Context(), pod))
 	return pod
@@ -219,6 +226,7 @@ func TestAgent(t *testing.T) {
 	check(t, nft.New(int(n.ns)).Remove())
 	n.has("to4", "10.78.1.5")
 
+	n.announced()
 	n.checkMetrics()
 
 	// The rules outlive the program, and the next one finds what has changed.
@@ -246,6 +254,35 @@ func TestAgent(t *testing.T) {
 		t.Error("the rules are still there")
 	}
 	stop()
+}
+
+// announced is a pod whose sandbox is there before the super cluster knows of it.
+func (n *node) announced() {
+	n.t.Helper()
+	pod := n.pod("early", nodeName, "")
+	sandbox := sandboxaddress.Sandbox{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Addresses: []netip.Addr{netip.MustParseAddr("10.78.1.8")}}
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
+	defer cancel()
+	check(n.t, sandboxaddress.Announce(ctx, n.socket, sandbox))
+	if got, err := n.elements("to4"); err != nil || !slices.Contains(got, "10.78.1.8") {
+		n.t.Errorf("once it is answered: %v, %v", got, err)
+	}
+	// Somebody else's UID is not this pod.
+	wrong := sandbox
+	wrong.UID = "another"
+	short, end := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer end()
+	if err := sandboxaddress.Announce(short, n.socket, wrong); err == nil {
+		n.t.Error("a pod that is not there was fenced")
+	}
+	// The super cluster's word comes, and then another one's.
+	for _, address := range []string{"10.78.1.8", "10.78.1.9"} {
+		pod.Status.PodIP, pod.Status.PodIPs = address, []corev1.PodIP{{IP: address}}
+		check(n.t, n.cluster.Client.Status().Update(ctx, pod))
+		n.has("to4", "10.78.1.5", address)
+	}
+	check(n.t, n.cluster.Client.Delete(ctx, pod, client.GracePeriodSeconds(0)))
+	n.has("to4", "10.78.1.5")
 }
 
 // peers is the name of the one set of peers there is.

@@ -19,6 +19,8 @@ func (a *agent) bringUpToDate() error {
 		a.metrics.failures.Inc()
 		return a.problem
 	}
+	close(a.applied)
+	a.applied = make(chan struct{})
 	a.tellProblems()
 	if !a.enforced {
 		a.enforced = true
@@ -106,6 +108,7 @@ func allowed(rules *table.Table, own map[netip.Addr]bool, packet table.Packet) b
 func (a *agent) verify() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.announced.expire(time.Now())
 	drift, err := a.kernel.Verify()
 	switch {
 	case err != nil:

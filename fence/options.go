@@ -20,6 +20,7 @@ type options struct {
 	metricsAddress string
 	healthAddress  string
 	enforce        bool
+	sandboxSocket  string
 	verifyInterval time.Duration
 
 	// networksGiven is podNetworks, read.
@@ -35,6 +36,7 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":10561", "address of /metrics, over TLS for whom the super cluster lets get /metrics; 0 for none")
 	flags.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:10562", "address of /healthz and /readyz, on loopback")
 	flags.BoolVar(&o.enforce, "enforce", true, "put the policies into force; if false, what an earlier run left in the kernel is removed and nothing else is done")
+	flags.StringVar(&o.sandboxSocket, "sandbox-socket", "", "socket on which the node's root announces the addresses of new sandboxes, before the super cluster knows them; empty for none")
 	flags.DurationVar(&o.verifyInterval, "verify-interval", 30*time.Second, "how often the kernel's rules are compared with what they should be")
 }
 

@@ -78,15 +78,17 @@ func (a *agent) setPod(object any) {
 	if !ok {
 		return
 	}
-	if known, has := policy.NewPod(pod, a.nodeName); has {
+	name := client.ObjectKeyFromObject(pod)
+	if known, has := policy.NewPod(pod, a.nodeName, a.announced.of(pod)); has {
 		a.model.SetPod(known)
 	} else {
-		a.model.DeletePod(client.ObjectKeyFromObject(pod))
+		a.model.DeletePod(name)
 	}
 }
 
 func (a *agent) deletePod(object any) {
 	if pod, ok := object.(*corev1.Pod); ok {
+		a.announced.forget(pod)
 		a.model.DeletePod(client.ObjectKeyFromObject(pod))
 	}
 }

@@ -50,6 +50,13 @@ func (m *Model) Table() *table.Table { return m.table }
 // LocalPods counts the pods of this node.
 func (m *Model) LocalPods() int { return len(m.profiles) }
 
+// Knows tells whether a pod of this node is known by its UID, with these addresses.
+func (m *Model) Knows(name types.NamespacedName, uid types.UID, addresses []netip.Addr) bool {
+	pod := m.pods[name]
+	return pod != nil && pod.Local && pod.UID == uid &&
+		!slices.ContainsFunc(addresses, func(address netip.Addr) bool { return !slices.Contains(pod.Addresses, address) })
+}
+
 // Selects tells whether a policy selects a local pod.
 func (m *Model) Selects(policy types.NamespacedName) bool {
 	p := m.policies[policy.Namespace][policy.Name]

@@ -28,8 +28,9 @@ type NamedPort struct {
 }
 
 // NewPod reads a pod. ok is false for one that has no addresses of its own: it has
-// none yet, or not any more, or uses its node's.
-func NewPod(pod *corev1.Pod, node string) (p Pod, ok bool) {
+// none yet, or not any more, or uses its node's. announced are addresses of it that
+// the super cluster may not know yet; without any those count that it knows.
+func NewPod(pod *corev1.Pod, node string, announced []netip.Addr) (p Pod, ok bool) {
 	if pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return Pod{}, false
 	}
@@ -37,10 +38,8 @@ func NewPod(pod *corev1.Pod, node string) (p Pod, ok bool) {
 		NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
 		UID:            pod.UID, Created: pod.CreationTimestamp.Time, Labels: pod.Labels, Local: pod.Spec.NodeName == node,
 	}
-	for _, ip := range pod.Status.PodIPs {
-		if address, err := netip.ParseAddr(ip.IP); err == nil {
-			p.Addresses = append(p.Addresses, address.Unmap().WithZone(""))
-		}
+	if p.Addresses = announced; len(announced) == 0 {
+		p.Addresses = Addresses(pod)
 	}
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for _, container := range containers {
@@ -53,6 +52,17 @@ func NewPod(pod *corev1.Pod, node string) (p Pod, ok bool) {
 		}
 	}
 	return p, len(p.Addresses) > 0
+}
+
+// Addresses are those that the super cluster knows of a pod.
+func Addresses(pod *corev1.Pod) []netip.Addr {
+	var addresses []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		if address, err := netip.ParseAddr(ip.IP); err == nil {
+			addresses = append(addresses, address.Unmap().WithZone(""))
+		}
+	}
+	return addresses
 }
 
 // Trim leaves of a pod, in place, what NewPod reads.
