@@ -53,13 +53,24 @@ func TestMetricsNeedAuthorization(t *testing.T) {
 		return response.StatusCode, string(body)
 	}
 	reader, stranger := tokenFor(t, "prometheus", "/metrics", "/metrics/cri-ext"), tokenFor(t, "stranger")
+	half := tokenFor(t, "half", "/metrics")
 	for _, path := range []string{"/metrics", "/metrics/cri-ext"} {
 		if status, _ := get(path, ""); status != http.StatusUnauthorized {
 			t.Errorf("%s without a token: %d", path, status)
 		}
+		if status, _ := get(path, "no-token-of-this-cluster"); status != http.StatusUnauthorized {
+			t.Errorf("%s with some token: %d", path, status)
+		}
 		if status, _ := get(path, stranger); status != http.StatusForbidden {
 			t.Errorf("%s with a token that may not: %d", path, status)
 		}
+	}
+	// What is allowed at one path says nothing of the other.
+	if status, _ := get("/metrics", half); status != http.StatusOK {
+		t.Errorf("one path that it may get: %d", status)
+	}
+	if status, _ := get("/metrics/cri-ext", half); status != http.StatusForbidden {
+		t.Errorf("another that it may not: %d", status)
 	}
 	status, body := get("/metrics", reader)
 	if status != http.StatusOK {

@@ -19,10 +19,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/bulkhead-dev/bulkhead/internal/feed"
+	"github.com/bulkhead-dev/bulkhead/tenant-proxy/access"
 	"github.com/bulkhead-dev/bulkhead/tenant-proxy/events"
 	"github.com/bulkhead-dev/bulkhead/tenant-proxy/node"
 	"github.com/bulkhead-dev/bulkhead/tenant-proxy/pods"
@@ -135,7 +135,7 @@ func (p *proxy) newManager(super *rest.Config, o options) (ctrl.Manager, error) 
 		Controller:             config.Controller{SkipNameValidation: ptr.To(true)},
 		HealthProbeBindAddress: o.healthAddress,
 		Metrics: metricsserver.Options{
-			BindAddress: o.metricsAddress, SecureServing: true, FilterProvider: filters.WithAuthenticationAndAuthorization,
+			BindAddress: o.metricsAddress, SecureServing: true, FilterProvider: access.Filter,
 			TLSOpts:       []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
 			ExtraHandlers: map[string]http.Handler{metricsPath: http.HandlerFunc(p.serveMetrics)},
 		},

@@ -78,6 +78,9 @@ func TestChanges(t *testing.T) {
 	host := newNodeHost(t)
 	startProxy(t, host, nil)
 	superPod(t, env.a, "front")
+	for i := range 9 { // so that a delta is less than the whole
+		makeService(t, env.a, fmt.Sprint("other-", i), fmt.Sprintf("10.96.2.%d", 100+i), "10.244.0.9")
+	}
 	service, slice := makeService(t, env.a, "shop", "10.96.2.1", "10.244.0.1")
 	host.awaitEndpoints(t, env.a, "10.96.2.1:80", "10.244.0.1:8080")
 

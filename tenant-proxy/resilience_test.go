@@ -170,7 +170,7 @@ func TestTenantGoes(t *testing.T) {
 func TestForgedMarks(t *testing.T) {
 	host := newNodeHost(t)
 	startProxy(t, host, nil)
-	make := func(namespace, name string, labels map[string]string) {
+	put := func(namespace, name string, labels map[string]string) {
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 			Spec:       corev1.PodSpec{NodeName: nodeName, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
@@ -191,11 +191,11 @@ func TestForgedMarks(t *testing.T) {
 	if err := client.IgnoreAlreadyExists(env.super.Client.Create(t.Context(), account)); err != nil {
 		t.Fatal(err)
 	}
-	make(env.b.SuperNamespace("web"), "says-a", mark(env.a))
-	make(env.b.SuperNamespace("web"), "says-nothing", nil)
-	make(forged.Name, "forged", mark(env.a))
-	make("bulkhead-system", "elsewhere", mark(env.a))
-	make(env.a.ControlPlaneNamespace(), "kube-apiserver", map[string]string{tenancy.LabelTenant: string(env.a.UID), tenancy.LabelManagedBy: tenancy.ManagedByManager})
+	put(env.b.SuperNamespace("web"), "says-a", mark(env.a))
+	put(env.b.SuperNamespace("web"), "says-nothing", nil)
+	put(forged.Name, "forged", mark(env.a))
+	put("bulkhead-system", "elsewhere", mark(env.a))
+	put(env.a.ControlPlaneNamespace(), "kube-apiserver", map[string]string{tenancy.LabelTenant: string(env.a.UID), tenancy.LabelManagedBy: tenancy.ManagedByManager})
 	superPod(t, env.b, "front")
 	await(t, func() error {
 		if names := host.podNames(); len(names) != 2 {

@@ -101,7 +101,7 @@ func (r *reporter) write(ctx context.Context, t told) {
 		// Another node has told it, or this one before it restarted.
 	case ctx.Err() == nil || apierrors.IsForbidden(err):
 		r.metrics.reports.WithLabelValues("failed").Inc()
-		r.log.V(1).Info("Cannot write an event in a tenant's cluster", "service", t.owner.NamespacedName.String(), "reason", err.Error())
+		r.log.V(1).Info("Cannot write an event in a tenant's cluster", "service", t.owner.String(), "reason", err.Error())
 	}
 }
 
