@@ -12,6 +12,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,6 +54,7 @@ func TestComponentsAreFencedIn(t *testing.T) {
 					&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "of-" + component}},
 					&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "of-" + component}},
 					&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "of-" + component}, Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}},
+					&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "of-" + component}},
 				} {
 					checkAllowed(t, "creating", object, as.Create(t.Context(), object), name == own)
 				}

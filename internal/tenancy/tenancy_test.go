@@ -77,9 +77,9 @@ func FuzzSuperNamespace(f *testing.F) {
 }
 
 func TestEscapedNamesAreInjective(t *testing.T) {
-	names := []string{"kube-root-ca.crt", "kube-root-ca.crt-tenant", "kube-root-ca.crt-tenant-tenant", "kube-root-caXcrt", "default", "default-tenant", "default-", "app"}
+	names := []string{"kube-root-ca.crt", "kube-root-ca.crt-tenant", "kube-root-ca.crt-tenant-tenant", "kube-root-caXcrt", "default", "default-tenant", "default-", "app", "fence-deny", "fence-deny-tenant", "fence-always", "fence-x"}
 	for _, mapping := range []struct{ to, back func(string) string }{
-		{SuperConfigMap, TenantConfigMap}, {SuperServiceAccount, TenantServiceAccount},
+		{SuperConfigMap, TenantConfigMap}, {SuperServiceAccount, TenantServiceAccount}, {SuperNetworkPolicy, TenantNetworkPolicy},
 	} {
 		seen := map[string]string{}
 		for _, name := range names {
@@ -93,7 +93,7 @@ func TestEscapedNamesAreInjective(t *testing.T) {
 			}
 		}
 	}
-	if SuperConfigMap("kube-root-ca.crt") == "kube-root-ca.crt" || SuperServiceAccount("default") == "default" {
+	if SuperConfigMap("kube-root-ca.crt") == "kube-root-ca.crt" || SuperServiceAccount("default") == "default" || SuperNetworkPolicy(FenceDeny) == FenceDeny {
 		t.Error("a name of the super cluster's own was not escaped")
 	}
 }
