@@ -250,6 +250,10 @@ func (w *worker) greet(ctx context.Context) error {
 	if w.basis != nil && w.basis == w.registry.records.Rules(w.bound.Tenant) {
 		w.acknowledged(w.basis)
 	}
+	if hello.Generation != 0 {
+		// It has rules, so that its pod was told before a restart of ours.
+		w.reportedOnce, w.fallback = true, true
+	}
 	for _, backend := range hello.Backends {
 		if backend.Reason != "" && !w.fallback {
 			w.fallback = true

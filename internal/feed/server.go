@@ -58,6 +58,9 @@ type Server struct {
 // reportsQueued is the number of reports that wait for a feeder; the oldest go first.
 const reportsQueued = 1024
 
+// acceptPause is between tries to accept a connection.
+const acceptPause = 200 * time.Millisecond
+
 // NewServer makes a server. metrics gives the metrics that a feeder asks for; uid is
 // the user that a feeder has to run as.
 func NewServer(receiver Receiver, metrics func() ([]byte, error), uid uint32, log logr.Logger) *Server {
@@ -94,11 +97,18 @@ func (s *Server) Serve(ctx context.Context, listener *net.UnixListener) error {
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	for {
 		conn, err := listener.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting a feeder: %w", err)
+		case err != nil: // too many files are open, or the like
+			s.log.Error(err, "Accepting a feeder")
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		if err := unixsocket.CheckPeer(conn, s.uid); err != nil {
 			s.log.Error(err, "Refused a feeder")
