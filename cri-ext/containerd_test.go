@@ -29,6 +29,9 @@ const (
 	testImage  = "docker.io/library/busybox:test"
 )
 
+// cgroupParent is above the cgroups of all containers.
+const cgroupParent = "/bh-test-cri"
+
 // containerd is a real one with a network namespace, state and images of its own.
 type containerd struct {
 	socket string
@@ -194,6 +197,11 @@ func (c *containerd) clean() {
 		}
 	}
 	os.RemoveAll(c.dir)
+	// What is not empty stays.
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupParent)
+	for _, group := range append(groups, "/sys/fs/cgroup"+cgroupParent) {
+		_ = syscall.Rmdir(group)
+	}
 }
 
 // imageOf makes an archive, as `docker save` does, of an image with one program.
