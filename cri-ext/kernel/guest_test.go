@@ -3,14 +3,20 @@ package kernel_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
+	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel"
 	"github.com/bulkhead-dev/bulkhead/cri-ext/kernel/traffic"
 	"github.com/bulkhead-dev/bulkhead/internal/microvm"
 	"github.com/bulkhead-dev/bulkhead/internal/microvm/guestinit"
+	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +42,60 @@ func guest() int {
 			code = 1
 		}
 	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo) // so that it has an address
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, engine := range os.Args[1:] {
+		for _, n := range []int{100, 1000} {
+			if err := measure(context.Background(), engine, n); err != nil {
+				fmt.Println(err)
+				code = 1
+			}
+		}
+	}
 	return code
+}
+
+// measure says on the console how long a set and a delta take in the guest.
+func measure(ctx context.Context, engine string, n int) error {
+	k, err := kernel.Open(ctx, -1, kernel.Options{Engines: []string{engine}, PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	services := make([]ruleset.Service, n)
+	for i := range services {
+		services[i] = ruleset.Service{Key: ruleset.Key{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Protocol: ruleset.TCP, Port: 80},
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("10.78.0.1:80"), netip.MustParseAddrPort("10.78.0.2:80")}}
+	}
+	set, err := ruleset.New("tenant", 1, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, services)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := k.Replace(ctx, set); err != nil {
+		return err
+	}
+	whole := time.Since(begin)
+	after, err := ruleset.New("tenant", 2, set.Ranges(), slices.Clone(set.Services()[1:]))
+	if err != nil {
+		return err
+	}
+	delta, err := ruleset.Diff(set, after)
+	if err != nil {
+		return err
+	}
+	begin = time.Now()
+	if err := k.Apply(ctx, after, delta); err != nil {
+		return err
+	}
+	fmt.Printf("measure\t%s with %d services: whole %s, delta %s\n", engine, n, whole, time.Since(begin))
+	return k.Remove(ctx)
 }
 
 // A kernel with ip_vs, of the kind that sandboxes have, carries real traffic.
@@ -59,6 +118,9 @@ func TestTrafficInGuest(t *testing.T) {
 	results := 0
 	for line := range strings.SplitSeq(vm.Console(), "\n") {
 		fields := strings.Split(line, "\t")
+		if len(fields) == 2 && fields[0] == "measure" {
+			t.Log(fields[1])
+		}
 		if len(fields) != 4 || fields[0] != "result" {
 			continue
 		}

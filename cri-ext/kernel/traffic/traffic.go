@@ -52,7 +52,7 @@ type Result struct {
 }
 
 // limit is how long one test may take.
-const limit = 60 * time.Second
+const limit = 30 * time.Second
 
 // Run runs all tests and reports each. It returns an error if they cannot be run.
 func Run(ctx context.Context, open Opener, options Options, report func(Result)) error {
