@@ -78,7 +78,7 @@ func (g *Guest) start(ctx context.Context, options Options) error {
 		return fmt.Errorf("no guest is known for engine %q", options.Engine)
 	}
 	const module = "github.com/bulkhead-dev/bulkhead/cri-ext/"
-	agent, err := microvm.Build(ctx, g.dir, module+"agent")
+	agent, err := microvm.Build(ctx, g.dir, module+"cri-ext-agent")
 	if err != nil {
 		return err
 	}
