@@ -85,7 +85,7 @@ func TestProgramsTellTheirVersions(t *testing.T) {
 		"coredns":                 {[]string{"-version"}, "CoreDNS-" + strings.TrimPrefix(coreDNS.version, "v")},
 		"local-path-provisioner":  {[]string{"--version"}, localPath.version},
 		"metrics-server":          {[]string{"--version"}, metrics.version},
-		"agnhost":                 {[]string{"--version"}, "agnhost version"},
+		"agnhost":                 {[]string{"--version"}, "app version"},
 		"sample-apiserver":        {[]string{"--help"}, "--etcd-servers"},
 		"golangci-lint":           {[]string{"--version"}, strings.TrimPrefix(golangciLint.version, "v")},
 		"controller-gen":          {[]string{"--version"}, controllerTools.version},
