@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
@@ -64,23 +64,30 @@ func measureCluster(ctx context.Context, root string, r *result) error {
 	if r.Proxy.P50, err = proxyAdded(ctx); err != nil {
 		return err
 	}
-	if r.Gate, err = gateAdded(ctx, tenant); err != nil {
+	socket, err := nodeSocket(admin.DefaultSocket)
+	if err != nil {
 		return err
 	}
-	r.Slice, err = sliceToKernel(ctx, tenant)
+	criExt := admin.NewClient(socket)
+	if r.Gate, err = gateAdded(ctx, criExt, tenant); err != nil {
+		return err
+	}
+	r.Slice, err = sliceToKernel(ctx, criExt, tenant)
 	return err
 }
 
-// onNode connects to a unix socket of a node.
-func onNode(socket string) func(context.Context, string) (net.Conn, error) {
-	return func(ctx context.Context, _ string) (conn net.Conn, err error) {
-		err = namespace.Do(namespace.Mount, layout.Mountns(benchNode), func() error {
-			// net.Dialer would resolve the path on another thread.
-			conn, err = net.DialTimeout("unix", socket, 5*time.Second)
-			return err
-		})
-		return conn, err
+// nodeSocket is a path for a unix socket of the node that leads there from any
+// thread: by a descriptor of its folder, which stays open until the end.
+func nodeSocket(socket string) (path string, err error) {
+	err = namespace.Do(namespace.Mount, layout.Mountns(benchNode), func() error {
+		folder, err := unix.Open(filepath.Dir(socket), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder, filepath.Base(socket))
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("opening the folder of %s on %s: %w", socket, benchNode, err)
 	}
+	return path, err
 }
 
 // proxyAdded is by how much the median of a call to the runtime through cri-ext is
@@ -89,7 +96,11 @@ func proxyAdded(ctx context.Context) (float64, error) {
 	var times [2][]time.Duration
 	var clients [2]runtimev1.RuntimeServiceClient
 	for i, socket := range []string{"/run/containerd/containerd.sock", "/run/cri-ext-host/cri.sock"} {
-		conn, err := grpc.NewClient("passthrough:///"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(onNode(socket)))
+		path, err := nodeSocket(socket)
+		if err != nil {
+			return 0, err
+		}
+		conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			return 0, err
 		}
@@ -113,20 +124,13 @@ func proxyAdded(ctx context.Context) (float64, error) {
 	return float64((quantile(times[1], .5) - quantile(times[0], .5)).Microseconds()), nil
 }
 
-// ask asks the node's cri-ext.
-func ask(ctx context.Context, path string, parameters url.Values, into any) error {
-	return namespace.Do(namespace.Mount, layout.Mountns(benchNode), func() error {
-		return admin.NewClient(admin.DefaultSocket).Get(ctx, path, parameters, into)
-	})
-}
-
 // bucket is a line of the histogram of what the gate let through.
 var bucket = regexp.MustCompile(`^bulkhead_cri_ext_gate_wait_seconds_bucket\{result="passed",le="([^"]+)"\} (\d+)`)
 
 // gateHistogram counts starts by the upper bound of their wait in seconds.
-func gateHistogram(ctx context.Context) (bounds []float64, counts []float64, err error) {
+func gateHistogram(ctx context.Context, criExt *admin.Client) (bounds []float64, counts []float64, err error) {
 	var text []byte
-	if err := ask(ctx, "/metrics", nil, &text); err != nil {
+	if err := criExt.Get(ctx, "/metrics", nil, &text); err != nil {
 		return nil, nil, err
 	}
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -148,8 +152,8 @@ func gateHistogram(ctx context.Context) (bounds []float64, counts []float64, err
 
 // gateAdded starts pods on one node and reads from cri-ext how long it held their
 // containers. Within a bucket of the histogram the waits are taken to be even.
-func gateAdded(ctx context.Context, tenant client.Client) (quantiles, error) {
-	_, before, err := gateHistogram(ctx)
+func gateAdded(ctx context.Context, criExt *admin.Client, tenant client.Client) (quantiles, error) {
+	_, before, err := gateHistogram(ctx, criExt)
 	if err != nil {
 		return quantiles{}, err
 	}
@@ -178,7 +182,7 @@ func gateAdded(ctx context.Context, tenant client.Client) (quantiles, error) {
 		}
 		started++
 	}
-	bounds, after, err := gateHistogram(ctx)
+	bounds, after, err := gateHistogram(ctx, criExt)
 	if err != nil {
 		return quantiles{}, err
 	}
@@ -207,7 +211,7 @@ func histogramQuantile(bounds, cumulative []float64, q float64) float64 {
 // sliceToKernel writes an EndpointSlice of a Service without selector again and
 // again, and looks into the kernel of one of the tenant's sandboxes until the new
 // endpoint is there. The look takes about a millisecond.
-func sliceToKernel(ctx context.Context, tenant client.Client) (quantiles, error) {
+func sliceToKernel(ctx context.Context, criExt *admin.Client, tenant client.Client) (quantiles, error) {
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: benchSlice},
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
@@ -229,7 +233,7 @@ func sliceToKernel(ctx context.Context, tenant client.Client) (quantiles, error)
 		_ = errors.Join(tenant.Delete(after, slice), tenant.Delete(after, service))
 	}()
 	var views []sandbox.View
-	if err := ask(ctx, "/pods", nil, &views); err != nil {
+	if err := criExt.Get(ctx, "/pods", nil, &views); err != nil {
 		return quantiles{}, err
 	}
 	i := slices.IndexFunc(views, func(v sandbox.View) bool { return v.Services > 0 })
@@ -244,7 +248,7 @@ func sliceToKernel(ctx context.Context, tenant client.Client) (quantiles, error)
 			return quantiles{}, err
 		}
 		took, err := timed(func() error {
-			return inKernel(ctx, views[i].Sandbox, netip.MustParseAddr(service.Spec.ClusterIP), netip.AddrPortFrom(address, 8080))
+			return inKernel(ctx, criExt, views[i].Sandbox, netip.MustParseAddr(service.Spec.ClusterIP), netip.AddrPortFrom(address, 8080))
 		})
 		if err != nil {
 			return quantiles{}, err
@@ -255,12 +259,12 @@ func sliceToKernel(ctx context.Context, tenant client.Client) (quantiles, error)
 }
 
 // inKernel returns once the sandbox's kernel leads the address to the endpoint.
-func inKernel(ctx context.Context, id string, address netip.Addr, endpoint netip.AddrPort) error {
+func inKernel(ctx context.Context, criExt *admin.Client, id string, address netip.Addr, endpoint netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		var rules admin.Rules
-		if err := ask(ctx, "/rules", url.Values{"pod": {id}, "live": {"true"}}, &rules); err != nil {
+		if err := criExt.Get(ctx, "/rules", url.Values{"pod": {id}, "live": {"1"}}, &rules); err != nil {
 			return err
 		}
 		for _, s := range rules.Services {
