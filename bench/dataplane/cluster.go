@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ const (
 	updates    = 100
 	benchPods  = 30
 	benchSlice = "bench"
+	podPrefix  = "bench-"
 	patience   = 2 * time.Minute
 )
 
@@ -160,7 +162,7 @@ func gateAdded(ctx context.Context, criExt *admin.Client, tenant client.Client) 
 	started := 0
 	for i := range benchPods {
 		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("bench-%d", i)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: podPrefix + strconv.Itoa(i)},
 			Spec: corev1.PodSpec{
 				NodeSelector:                  map[string]string{corev1.LabelHostname: benchNode},
 				TerminationGracePeriodSeconds: ptr.To[int64](0),
@@ -236,7 +238,8 @@ func sliceToKernel(ctx context.Context, criExt *admin.Client, tenant client.Clie
 	if err := criExt.Get(ctx, "/pods", nil, &views); err != nil {
 		return quantiles{}, err
 	}
-	i := slices.IndexFunc(views, func(v sandbox.View) bool { return v.Services > 0 })
+	// Not one of the pods that are about to go.
+	i := slices.IndexFunc(views, func(v sandbox.View) bool { return v.Services > 0 && !strings.HasPrefix(v.Name, podPrefix) })
 	if i < 0 {
 		return quantiles{}, fmt.Errorf("no sandbox on %s holds rules", benchNode)
 	}
