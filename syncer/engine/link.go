@@ -22,6 +22,8 @@ const (
 	downWorkers, upWorkers = 8, 4
 	// reconcileTimeout bounds the handling of one key.
 	reconcileTimeout = time.Minute
+	// cacheTimeout bounds reads of caches where no caller has a deadline.
+	cacheTimeout = 5 * time.Second
 	// probeInterval is the default of Options.ProbeInterval.
 	probeInterval, probeTimeout = 10 * time.Second, 5 * time.Second
 )
@@ -254,9 +256,11 @@ func (l *Link) requeueAll(ctx context.Context) error {
 
 // LookAgain looks again at all that a namespace of the tenant holds.
 func (l *Link) LookAgain(namespace string) {
+	ctx, cancel := context.WithTimeout(context.Background(), cacheTimeout)
+	defer cancel()
 	for _, kind := range l.engine.kinds {
 		// A read of a cache; it fails only while the program ends.
-		if err := kind.lookAgain(context.Background(), l, namespace); err != nil {
+		if err := kind.lookAgain(ctx, l, namespace); err != nil {
 			l.log.V(1).Info("listing again", "kind", kind.Resource(), "namespace", namespace, "reason", err.Error())
 		}
 	}

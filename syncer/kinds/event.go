@@ -21,6 +21,9 @@ const eventAge = 10 * time.Minute
 // eventPatience is how long an event may be seen before what it is about.
 const eventPatience = 10 * time.Second
 
+// cacheTimeout bounds reads of caches where no caller has a deadline.
+const cacheTimeout = 5 * time.Second
+
 // events come up when they are about something of the tenant. Those of tenants
 // never go down, so nothing goes round in a circle.
 func events() engine.Kind {
@@ -81,8 +84,10 @@ func eventInvolves(kind string) client.Object {
 // enqueueEvents looks again at all events in a super namespace.
 func enqueueEvents(l *engine.Link, superNamespace, namespace string) {
 	var list corev1.EventList
+	ctx, cancel := context.WithTimeout(context.Background(), cacheTimeout)
+	defer cancel()
 	// A read of a cache; it fails only while the program ends.
-	if err := l.SuperReader().List(context.Background(), &list, client.InNamespace(superNamespace), client.UnsafeDisableDeepCopy); err != nil {
+	if err := l.SuperReader().List(ctx, &list, client.InNamespace(superNamespace), client.UnsafeDisableDeepCopy); err != nil {
 		return
 	}
 	for i := range list.Items {

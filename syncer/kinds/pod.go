@@ -91,8 +91,10 @@ func translatePod(ctx context.Context, l *engine.Link, tenant *corev1.Pod) (*cor
 
 // updatePod carries onto a copy of the super pod what may change in the life of a pod.
 func updatePod(l *engine.Link, tenant, super *corev1.Pod) []translation.Finding {
+	ctx, cancel := context.WithTimeout(context.Background(), cacheTimeout)
+	defer cancel()
 	// A read of a cache; it fails only while the program ends.
-	if isolated, err := isolation(context.Background(), l, tenant); err == nil {
+	if isolated, err := isolation(ctx, l, tenant); err == nil {
 		networkpolicy.Isolate(super, isolated)
 	}
 	return podspec.Update(tenant, super)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
@@ -25,6 +27,51 @@ const (
 // referenceLinger is how long something stays after the last pod that refers to it:
 // the next pod of a Job may be about to come.
 const referenceLinger = 5 * time.Second
+
+// copyOf is how the super copy of something that pods refer to is made.
+type copyOf[T engine.Object] struct {
+	Translate func(tenant T) T
+	// Merge writes into super, which is a copy, what may change after creation.
+	Merge func(super, desired T)
+	// Immutable tells whether the super cluster takes no change of the copy; nil for never.
+	Immutable func(super T) bool
+	// Another tells what else only a new copy can carry; nil for nothing.
+	Another func(super, desired T) bool
+}
+
+// referredTo is a kind that goes down while a pod refers to it; name gives the
+// copy's name.
+func referredTo[T engine.Object](resource, index string, name func(string) string, how copyOf[T]) engine.Kind {
+	return &engine.Down[T]{
+		Name: resource,
+		SuperKey: func(t translation.Tenant, namespace, tenant string) types.NamespacedName {
+			return types.NamespacedName{Namespace: t.SuperNamespace(namespace), Name: name(tenant)}
+		},
+		Wanted: usedByPods[T](index),
+		Linger: referenceLinger,
+		Translate: func(_ context.Context, _ *engine.Link, tenant T) (T, []translation.Finding, error) {
+			return how.Translate(tenant), nil, nil
+		},
+		Merge:   how.Merge,
+		Replace: how.replace,
+	}
+}
+
+func sameName(name string) string { return name }
+
+// replace tells whether a change takes a new copy: one that is immutable can only
+// stay as it is.
+func (how copyOf[T]) replace(super, desired T) bool {
+	if how.Another != nil && how.Another(super, desired) {
+		return true
+	}
+	if how.Immutable == nil || !how.Immutable(super) {
+		return false
+	}
+	changed := super.DeepCopyObject().(T)
+	how.Merge(changed, desired)
+	return !equality.Semantic.DeepEqual(super, changed)
+}
 
 func podIndexes() map[string]client.IndexerFunc {
 	by := func(names func(podspec.References) map[string]bool) client.IndexerFunc {

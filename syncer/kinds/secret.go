@@ -1,28 +1,21 @@
 package kinds
 
 import (
-	"context"
-
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
-	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 // secrets go down while a pod refers to them.
 func secrets() engine.Kind {
-	return &engine.Down[*corev1.Secret]{
-		Name:   "secrets",
-		Wanted: usedByPods[*corev1.Secret](indexSecret),
-		Linger: referenceLinger,
-		Translate: func(_ context.Context, _ *engine.Link, tenant *corev1.Secret) (*corev1.Secret, []translation.Finding, error) {
-			return translateSecret(tenant), nil, nil
-		},
+	return referredTo("secrets", indexSecret, sameName, copyOf[*corev1.Secret]{
+		Translate: translateSecret,
 		Merge: func(super, desired *corev1.Secret) {
 			super.Data, super.Immutable = desired.Data, desired.Immutable
 		},
-		Replace: func(super, desired *corev1.Secret) bool { return super.Type != desired.Type },
-	}
+		Immutable: func(super *corev1.Secret) bool { return super.Immutable != nil && *super.Immutable },
+		Another:   func(super, desired *corev1.Secret) bool { return super.Type != desired.Type },
+	})
 }
 
 // translateSecret copies the data. A token of the tenant's cluster is mere data in
