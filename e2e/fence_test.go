@@ -87,10 +87,11 @@ func fence(t *testing.T, from, other *tenant) {
 	// The scan can find something: it finds what is the tenant's own.
 	slices.Sort(own)
 	eventually(t, time.Minute, "the tenant's own is open", func(ctx context.Context) error {
-		if open, err := scan(ctx, from, own); err != nil || !slices.Equal(open, own) {
-			return fmt.Errorf("open is %v of %v (%v)", open, own, err)
+		open, err := scan(ctx, from, own)
+		if err == nil && !slices.Equal(open, own) {
+			err = fmt.Errorf("open is %v of %v", open, own)
 		}
-		return nil
+		return err
 	})
 	open, err := scan(t.Context(), from, forbidden)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestFramesComeOutAsTheyWentIn(t *testing.T) {
 			t.Fatalf("frame %d: kind %d, %d bytes, %v", i, kind, len(got), err)
 		}
 	}
-	if _, _, err := r.Next(); err != io.EOF {
+	if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last frame: %v", err)
 	}
 }

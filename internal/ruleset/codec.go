@@ -49,7 +49,9 @@ func (d *Delta) Encode(buffer []byte) []byte {
 }
 
 // EncodeServices appends services by themselves, such as a dump of a kernel.
-func EncodeServices(buffer []byte, services []Service) []byte { return appendServices(buffer, services) }
+func EncodeServices(buffer []byte, services []Service) []byte {
+	return appendServices(buffer, services)
+}
 
 func appendTenant(buffer []byte, tenant types.UID) []byte {
 	return append(binary.AppendUvarint(buffer, uint64(len(tenant))), tenant...)
