@@ -1,6 +1,7 @@
 package engine
 
 import (
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,6 +26,8 @@ func CacheOptions() cache.Options {
 			&corev1.Namespace{}: ours, &corev1.Pod{}: ours, &corev1.Service{}: ours, &corev1.Endpoints{}: ours,
 			&corev1.Secret{}: ours, &corev1.ConfigMap{}: ours, &corev1.ServiceAccount{}: ours, &corev1.PersistentVolumeClaim{}: ours,
 			&networkingv1.NetworkPolicy{}: ours,
+			// The heartbeats of nodes; no other lease concerns tenants.
+			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{corev1.NamespaceNodeLease: {}}},
 		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -30,7 +31,7 @@ const (
 // a tenant's apiserver that does not answer must not hold up a start.
 func kindMapper() meta.RESTMapper {
 	core, storage, networking := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion, networkingv1.SchemeGroupVersion
-	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking})
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking, coordinationv1.SchemeGroupVersion})
 	for _, kind := range []string{"Pod", "Service", "Endpoints", "Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Event"} {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeNamespace)
 	}
@@ -38,6 +39,7 @@ func kindMapper() meta.RESTMapper {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeRoot)
 	}
 	mapper.Add(storage.WithKind("StorageClass"), meta.RESTScopeRoot)
+	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	mapper.Add(networking.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
 	return mapper
 }
@@ -83,6 +85,9 @@ func (e *Engine) connect(config *rest.Config) (*connection, error) {
 		HTTPClient: &http.Client{Transport: transport}, Scheme: e.scheme, Mapper: mapper,
 		DefaultTransform:            cache.TransformStripManagedFields(),
 		ReaderFailOnMissingInformer: true,
+		ByObject: map[client.Object]cache.ByObject{
+			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{corev1.NamespaceNodeLease: {}}},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making a cache of the tenant's cluster: %w", err)

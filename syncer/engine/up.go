@@ -23,6 +23,12 @@ type Up[T Object] struct {
 	Name string
 	// Targets tells which keys of which links a super object concerns.
 	Targets func(ctx context.Context, e *Engine, super T, to func(l *Link, key Key)) error
+	// Same tells of a changed super object that no tenant sees a difference, so that
+	// it concerns nobody; nil where that is not worth a look.
+	Same func(before, after T) bool
+	// SuperKey is where the object is in the super cluster; nil for its own name, in
+	// the tenant's super namespace.
+	SuperKey func(l *Link, key Key) types.NamespacedName
 	// Translate makes the tenant's object, without name, namespace and mark, and
 	// returns nil if the tenant should not have it. present is the one it has, or nil.
 	Translate func(ctx context.Context, l *Link, key Key, super, present T) (T, error)
@@ -70,7 +76,14 @@ func (u *Up[T]) watchSuper(ctx context.Context, e *Engine) error {
 		}
 	}
 	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: look, DeleteFunc: look, UpdateFunc: func(_, event any) { look(event) },
+		AddFunc: look, DeleteFunc: look,
+		UpdateFunc: func(old, event any) {
+			before, ok := objectOf[T](old)
+			after, also := objectOf[T](event)
+			if u.Same == nil || !ok || !also || !u.Same(before, after) {
+				look(event)
+			}
+		},
 	})
 	return err
 }
@@ -97,7 +110,16 @@ func (u *Up[T]) watchTenant(ctx context.Context, l *Link) (func() bool, error) {
 	return registration.HasSynced, nil
 }
 
-func (u *Up[T]) lookAgain(context.Context, *Link, string) error { return nil }
+// lookAgain finds what the tenant has and should have no more, such as the nodes of a
+// selector that its class has changed.
+func (u *Up[T]) lookAgain(ctx context.Context, l *Link, namespace string) error {
+	if u.Uncached {
+		return nil
+	}
+	return each(ctx, l.engine, l.conn.cache, func(tenant T) {
+		l.Enqueue(Key{Resource: u.Name, Namespace: tenant.GetNamespace(), Name: tenant.GetName()})
+	}, client.InNamespace(namespace))
+}
 
 func (u *Up[T]) seed(ctx context.Context, l *Link) error {
 	var problem error
@@ -118,6 +140,9 @@ func (u *Up[T]) seed(ctx context.Context, l *Link) error {
 }
 
 func (u *Up[T]) superKey(l *Link, key Key) types.NamespacedName {
+	if u.SuperKey != nil {
+		return u.SuperKey(l, key)
+	}
 	if key.Namespace == "" {
 		return types.NamespacedName{Name: key.Name}
 	}
