@@ -17,6 +17,7 @@ const (
 	chainEgress  = "egress"
 	chainNode    = "egress-to-node"
 	chainIngress = "ingress"
+	chainRefuse  = "refuse"
 )
 
 // Egress and ingress have a hook each, one after the other, so that what ends one
@@ -36,14 +37,6 @@ const (
 // pass; the other direction of them is judged packet by packet, so that a change of
 // policy holds for open connections at once.
 func (t *transaction) hooks() {
-	if t.recorded == nil {
-		t.conn.AddChain(&nftables.Chain{Table: t.table, Name: chainCheck})
-	}
-	t.rule(chainCheck, "drop a source that its interface has no route to", append([]expr.Any{
-		&expr.Fib{Register: register, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{0}},
-	}, drop(table.CounterSpoofed)...)...)
-
 	t.hook(chainSource, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
 	t.rule(chainSource, "loopback", t.inInterface("lo", acceptance())...)
 	t.rule(chainSource, "duplicate address detection has no source yet", append(ofFamily(6),
@@ -83,6 +76,26 @@ func (t *transaction) hooks() {
 	t.lookup(chainIngress, table.To, false)
 	t.rule(chainIngress, "not to a pod", t.interfaceIn(expr.MetaKeyOIFNAME, acceptance())...)
 	t.rule(chainIngress, "to a pod that is not known yet", drop(table.CounterUnknown)...)
+}
+
+// endings are chains that others go to for their last word.
+func (t *transaction) endings() {
+	if t.recorded == nil {
+		for _, name := range []string{chainCheck, chainRefuse} {
+			t.conn.AddChain(&nftables.Chain{Table: t.table, Name: name})
+		}
+	}
+	t.rule(chainCheck, "drop a source that its interface has no route to", append([]expr.Any{
+		&expr.Fib{Register: register, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{0}},
+	}, drop(table.CounterSpoofed)...)...)
+	// The kernel sends few ICMP messages to one address, so TCP has its own way.
+	t.rule(chainRefuse, "reset TCP",
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+	t.rule(chainRefuse, "say that it is prohibited",
+		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 }
 
 // Types of ICMPv6 (RFC 4861) by which neighbors find each other.

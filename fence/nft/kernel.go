@@ -87,6 +87,7 @@ func (k *Kernel) Replace(want *table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(want.Chains)) {
 		conn.AddChain(&nftables.Chain{Table: t.table, Name: name})
 	}
+	t.endings()
 	for _, name := range slices.Sorted(maps.Keys(want.Chains)) {
 		t.addRules(name)
 	}

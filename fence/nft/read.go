@@ -94,6 +94,7 @@ func exists(conn *nftables.Conn) (bool, error) {
 func fixedRules() map[string][]string {
 	// Nothing is sent on this connection.
 	recorder := &transaction{table: nftTable(), recorded: map[string][]string{}}
+	recorder.endings()
 	recorder.hooks()
 	return recorder.recorded
 }

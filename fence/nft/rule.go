@@ -34,6 +34,8 @@ func ruleText(rule table.Rule) string {
 		text.WriteString("pass")
 	case table.Drop:
 		text.WriteString("drop " + rule.Counter)
+	case table.Refuse:
+		text.WriteString("refuse " + rule.Counter)
 	case table.Jump:
 		text.WriteString(jumpTo + rule.Verdict.Chain)
 	}
@@ -82,6 +84,8 @@ func (t *transaction) expressions(rule table.Rule) []expr.Any {
 		out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
 	case table.Drop:
 		out = append(out, drop(rule.Counter)...)
+	case table.Refuse:
+		out = append(out, &expr.Objref{Type: objectCounter, Name: rule.Counter}, &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse})
 	case table.Jump:
 		out = append(out, &expr.Verdict{Kind: expr.VerdictJump, Chain: rule.Verdict.Chain})
 	}

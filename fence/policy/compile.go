@@ -74,11 +74,13 @@ func (m *Model) acquireProfile(d direction, policies []*parsed) string {
 			parts = append(parts, m.acquirePolicy(p, d))
 			rules = append(rules, table.Rule{Verdict: table.Verdict{Action: table.Jump, Chain: policyKey(p, d)}})
 		}
-		counter := table.CounterIngress
+		last := table.Rule{Verdict: table.Verdict{Action: table.Drop}, Counter: table.CounterIngress}
 		if d == egress {
-			counter = table.CounterEgress
+			// The sender is a pod of this node. What tries to reach somebody who is gone
+			// would wait long for nothing.
+			last = table.Rule{Verdict: table.Verdict{Action: table.Refuse}, Counter: table.CounterEgress}
 		}
-		rules = append(rules, table.Rule{Verdict: table.Verdict{Action: table.Drop}, Counter: counter})
+		rules = append(rules, last)
 		return parts, m.addChain(name, rules)
 	})
 }

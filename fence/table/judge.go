@@ -27,7 +27,8 @@ func (t *Table) judge(set string, address netip.Addr, packet Packet) (passes, lo
 	if !local {
 		return true, false
 	}
-	return t.verdict(verdict, packet) != Drop, true
+	action := t.verdict(verdict, packet)
+	return action != Drop && action != Refuse, true
 }
 
 // verdict follows jumps; 0 means that the end of a chain was reached.

@@ -60,6 +60,8 @@ const (
 	Pass Action = iota + 1
 	// Drop ends the packet without an answer.
 	Drop
+	// Refuse ends the packet and tells its sender, who need not wait for an answer.
+	Refuse
 	// Jump goes on in another chain and comes back after its end.
 	Jump
 )
@@ -134,7 +136,7 @@ type Rule struct {
 	Counter string
 }
 
-// Counters of dropped packets, by reason.
+// Counters of packets that did not pass, by reason.
 const (
 	// CounterEgress counts what no policy lets the local pod send it.
 	CounterEgress = "egress"
