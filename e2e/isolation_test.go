@@ -16,9 +16,9 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
-// TestTwoTenantsWithIdenticalNames runs the same application under the same names
+// twoTenantsWithIdenticalNames runs the same application under the same names
 // in two virtual clusters and deletes one of them.
-func TestTwoTenantsWithIdenticalNames(t *testing.T) {
+func twoTenantsWithIdenticalNames(t *testing.T) {
 	one, two := newTenant(t, "twin-1"), newTenant(t, "twin-2")
 	for _, tn := range []*tenant{one, two} {
 		tn.apply(t, "app.yaml")
@@ -86,8 +86,8 @@ func TestTwoTenantsWithIdenticalNames(t *testing.T) {
 	two.kubectl(t, "rollout", "status", "deployment/app", "--timeout=1m")
 }
 
-// TestNamesThatCollideOnceJoined makes a+b-c and a-b+c, and a namespace of 63 characters.
-func TestNamesThatCollideOnceJoined(t *testing.T) {
+// namesThatCollideOnceJoined makes a+b-c and a-b+c, and a namespace of 63 characters.
+func namesThatCollideOnceJoined(t *testing.T) {
 	long := strings.Repeat("n", 63)
 	for name, tenantNamespace := range map[string]string{"a": "b-c", "a-b": "c"} {
 		tn := newTenant(t, name)
@@ -108,9 +108,9 @@ func TestNamesThatCollideOnceJoined(t *testing.T) {
 	}
 }
 
-// TestRefusedPods applies pods that no tenant may run: an event on each names the
+// refusedPods applies pods that no tenant may run: an event on each names the
 // field and the rule, and nothing of it reaches the super cluster.
-func TestRefusedPods(t *testing.T) {
+func refusedPods(t *testing.T) {
 	tn := newTenant(t, "refused")
 	tn.kubectl(t, "apply", "-f", filepath.Join("testdata", "refused.yaml"))
 	for pod, words := range map[string][]string{

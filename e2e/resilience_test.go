@@ -110,10 +110,11 @@ func sleeper(name string) *corev1.Pod {
 	}
 }
 
-// compare tells how the tenant's pods and their super pods differ from what is wanted.
+// compare tells how the tenant's pods differ from what is wanted in its namespace
+// default, and how the super pods differ from all its pods, the DNS servers included.
 func compare(ctx context.Context, tn *tenant, wanted []string) error {
 	var pods, superPods corev1.PodList
-	if err := tn.client.List(ctx, &pods, client.InNamespace("default")); err != nil {
+	if err := tn.client.List(ctx, &pods); err != nil {
 		return err
 	}
 	if err := super.client.List(ctx, &superPods, client.MatchingLabels{tenancy.LabelTenant: string(tn.UID), tenancy.LabelManagedBy: tenancy.ManagedBySyncer}); err != nil {
@@ -125,19 +126,22 @@ func compare(ctx context.Context, tn *tenant, wanted []string) error {
 		if pod.Status.Phase != corev1.PodRunning {
 			return fmt.Errorf("pod %s is %s", pod.Name, pod.Status.Phase)
 		}
-		names = append(names, pod.Name)
-		uids[pod.Name] = string(pod.UID)
+		if pod.Namespace == corev1.NamespaceDefault {
+			names = append(names, pod.Name)
+		}
+		uids[pod.Namespace+"/"+pod.Name] = string(pod.UID)
 	}
 	slices.Sort(names)
 	if !slices.Equal(names, slices.Sorted(slices.Values(wanted))) {
 		return fmt.Errorf("the tenant has %v, wanted are %v", names, wanted)
 	}
-	if len(superPods.Items) != len(wanted) {
-		return fmt.Errorf("%d super pods for %d pods", len(superPods.Items), len(wanted))
+	if len(superPods.Items) != len(pods.Items) {
+		return fmt.Errorf("%d super pods for %d pods", len(superPods.Items), len(pods.Items))
 	}
 	for _, pod := range superPods.Items {
-		if uids[pod.Name] == "" || pod.Annotations[tenancy.AnnotationUID] != uids[pod.Name] {
-			return fmt.Errorf("super pod %s stands for UID %s, the tenant's has %s", pod.Name, pod.Annotations[tenancy.AnnotationUID], uids[pod.Name])
+		name := pod.Annotations[tenancy.AnnotationNamespace] + "/" + pod.Name
+		if uids[name] == "" || pod.Annotations[tenancy.AnnotationUID] != uids[name] {
+			return fmt.Errorf("super pod of %s stands for UID %s, the tenant's has %s", name, pod.Annotations[tenancy.AnnotationUID], uids[name])
 		}
 	}
 	return nil
