@@ -30,6 +30,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/kinds"
+	"github.com/bulkhead-dev/bulkhead/syncer/patrol"
 	"github.com/bulkhead-dev/bulkhead/syncer/tenants"
 )
 
@@ -125,7 +126,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	reconciler := tenants.New(mgr.GetClient(), credentials)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
-		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
+		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, Workers: o.workers, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
 	})
 	if err != nil {
 		return err
@@ -136,6 +137,14 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return nil
 	})); err != nil {
 		return fmt.Errorf("adding the engine: %w", err)
+	}
+	if o.patrolInterval > 0 {
+		patrolled := patrol.New(reconciler.Engine.Links, reconciler.Engine.Resources(), patrol.Options{
+			Interval: o.patrolInterval, Rate: o.patrolRate, Settle: o.patrolSettle, Log: ctrl.Log.WithName("patrol"),
+		})
+		if err := mgr.Add(manager.RunnableFunc(patrolled.Run)); err != nil {
+			return fmt.Errorf("adding the patrol: %w", err)
+		}
 	}
 	if err := reconciler.Setup(mgr, credentials); err != nil {
 		return fmt.Errorf("adding the reconciler of tenants: %w", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
+	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 )
 
 // options are what the command line says.
@@ -17,6 +18,11 @@ type options struct {
 	leaderElect          bool
 	leaderElectNamespace string
 	probeInterval        time.Duration
+	workers              engine.Workers
+
+	// patrolSettle is no flag: it is longer than any event takes.
+	patrolInterval, patrolSettle time.Duration
+	patrolRate                   float64
 
 	deniedNetworks, allowedNetworks, podNetworks, resolvers string
 	// networks is what these say.
@@ -26,6 +32,8 @@ type options struct {
 func defaults() options {
 	return options{
 		metricsAddress: ":8443", healthAddress: ":8081", leaderElect: true, probeInterval: 10 * time.Second,
+		workers:        engine.DefaultWorkers,
+		patrolInterval: 5 * time.Minute, patrolSettle: 10 * time.Second, patrolRate: 200,
 		deniedNetworks: tenantnetwork.DefaultDenied,
 	}
 }
@@ -40,6 +48,11 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.podNetworks, "pod-networks", o.podNetworks, "networks of all the super cluster's pods, from which other tenants come; empty for the denied networks")
 	flags.StringVar(&o.resolvers, "resolvers", o.resolvers, "addresses of DNS servers that all tenants' pods may ask")
 	flags.DurationVar(&o.probeInterval, "tenant-probe-interval", o.probeInterval, "how often each tenant's apiserver is asked whether it is there")
+	flags.IntVar(&o.workers.Down, "workers-down", o.workers.Down, "how many objects are carried to the super cluster at a time, for all tenants")
+	flags.IntVar(&o.workers.Up, "workers-up", o.workers.Up, "how many objects are carried to tenants at a time, for all tenants")
+	flags.IntVar(&o.workers.PerTenant, "workers-per-tenant", o.workers.PerTenant, "how many of either may be one tenant's")
+	flags.DurationVar(&o.patrolInterval, "patrol-interval", o.patrolInterval, "how often all objects of a tenant are compared; 0 for never")
+	flags.Float64Var(&o.patrolRate, "patrol-rate", o.patrolRate, "how many objects a second are compared, for all tenants")
 }
 
 func (o *options) validate(arguments []string) error {
@@ -55,6 +68,15 @@ func (o *options) validate(arguments []string) error {
 	}
 	if o.probeInterval < 100*time.Millisecond {
 		problems = append(problems, fmt.Errorf("--tenant-probe-interval %s is too short: at least 100ms", o.probeInterval))
+	}
+	if o.workers.Down < 1 || o.workers.Up < 1 || o.workers.PerTenant < 1 {
+		problems = append(problems, errors.New("--workers-down, --workers-up and --workers-per-tenant must be at least 1"))
+	}
+	if o.patrolInterval != 0 && o.patrolInterval < time.Second {
+		problems = append(problems, fmt.Errorf("--patrol-interval %s is too short: at least 1s, or 0 for no patrol", o.patrolInterval))
+	}
+	if !(o.patrolRate > 0) {
+		problems = append(problems, fmt.Errorf("--patrol-rate %v must be above 0", o.patrolRate))
 	}
 	for _, list := range []struct {
 		flag, text string

@@ -17,7 +17,7 @@ import (
 
 // The tests here are named after defects of the ancestor's syncer, found by reading
 // and running it. Others are beside the code they concern: those of its queue in
-// package queue, of its translations in packages kinds and podspec.
+// package fairqueue, of its translations in packages kinds and podspec.
 
 // A pod that refers to a Secret that does not exist was never synced.
 func TestPodWithMissingSecretGoesDown(t *testing.T) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/fairqueue"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
@@ -38,10 +40,24 @@ type Options struct {
 	// ProbeInterval is how often each tenant's apiserver is asked whether it is
 	// there; 10 seconds if 0.
 	ProbeInterval time.Duration
+	// Workers bounds how many keys are handled at a time.
+	Workers Workers
 	// OnState is told when the state of a tenant has changed. It must not block.
 	OnState func(tenancy.Tenant)
 	Log     logr.Logger
 }
+
+// Workers are how many keys are handled at a time. Zero fields mean the defaults.
+type Workers struct {
+	// Down and Up are shared by all tenants, for what goes to and comes from the super cluster.
+	Down, Up int
+	// PerTenant bounds each tenant's part of either.
+	PerTenant int
+}
+
+// DefaultWorkers wait for apiservers most of their time, so they are many. A tenant
+// whose apiserver hangs keeps a few of them busy.
+var DefaultWorkers = Workers{Down: 100, Up: 100, PerTenant: 8}
 
 // Engine carries the objects of many tenants.
 type Engine struct {
@@ -55,12 +71,18 @@ type Engine struct {
 	onState func(tenancy.Tenant)
 	log     logr.Logger
 
+	// down and up hold the keys of all links.
+	down, up   *fairqueue.Queue[*Link, Key]
+	endWorkers context.CancelFunc
+	workers    sync.WaitGroup
+
 	mu    sync.RWMutex
 	links map[types.UID]*Link
 }
 
 // New makes an engine and registers its informers with the super cluster's cache,
-// which must be started by the caller, before or after.
+// which must be started by the caller, before or after. The engine ends with StopAll,
+// and takes no new work up once the context has ended.
 func New(ctx context.Context, options Options) (*Engine, error) {
 	e := &Engine{
 		scheme: options.Scheme, config: rest.CopyConfig(options.Config), http: options.HTTPClient,
@@ -80,7 +102,30 @@ func New(ctx context.Context, options Options) (*Engine, error) {
 			return nil, fmt.Errorf("watching %s in the super cluster: %w", kind.Resource(), err)
 		}
 	}
+	e.startWorkers(ctx, options.Workers)
 	return e, nil
+}
+
+// startWorkers starts those that all links share.
+func (e *Engine) startWorkers(ctx context.Context, workers Workers) {
+	workers.Down = cmp.Or(workers.Down, DefaultWorkers.Down)
+	workers.Up = cmp.Or(workers.Up, DefaultWorkers.Up)
+	workers.PerTenant = cmp.Or(workers.PerTenant, DefaultWorkers.PerTenant)
+	ctx, e.endWorkers = context.WithCancel(ctx)
+	handle := func(_ context.Context, l *Link, key Key) (time.Duration, error) { return l.handle(key) }
+	for _, way := range []struct {
+		queue   **fairqueue.Queue[*Link, Key]
+		name    string
+		workers int
+	}{{&e.down, "down", workers.Down}, {&e.up, "up", workers.Up}} {
+		waited := waits.WithLabelValues(way.name)
+		queue := fairqueue.New[*Link, Key](fairqueue.Options[*Link]{
+			TenantWorkers: workers.PerTenant,
+			Waited:        func(_ *Link, waiting time.Duration) { waited.Observe(waiting.Seconds()) },
+		})
+		*way.queue = queue
+		e.workers.Go(func() { queue.Run(ctx, way.workers, handle) })
+	}
 }
 
 // Super reads the super cluster from its cache. The objects it returns are the
@@ -147,9 +192,14 @@ func (e *Engine) Links() []*Link {
 	return links
 }
 
-// StopAll ends all links.
+// StopAll ends all links, and the engine with them.
 func (e *Engine) StopAll() {
+	for _, link := range e.Links() {
+		link.cancel() // all at once, for the waiting below is one after the other
+	}
 	for _, link := range e.Links() {
 		e.Stop(link.Tenant().UID)
 	}
+	e.endWorkers()
+	e.workers.Wait()
 }

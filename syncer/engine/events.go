@@ -47,6 +47,9 @@ func (l *Link) Warn(ctx context.Context, object client.Object, reason, message s
 // writes it. An event that cannot be written is logged and not tried again: it must
 // not hold up what it is about.
 func (l *Link) Event(ctx context.Context, object client.Object, eventType, reason, message string) {
+	if l.rehearsal != nil {
+		return
+	}
 	event, err := l.newEvent(object, eventType, reason, message)
 	if err == nil && l.recent.has(event.Namespace+"/"+event.Name, event.LastTimestamp.Time) {
 		return

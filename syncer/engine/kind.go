@@ -27,4 +27,8 @@ type Kind interface {
 	// ensure makes the object on the other side if it is missing there, and returns
 	// nil once it is.
 	ensure(ctx context.Context, l *Link, key Key) error
+	// compared tells whether both sides are watched, and can be compared.
+	compared() bool
+	// versions tells the objects of a key on both sides from what they were before.
+	versions(ctx context.Context, l *Link, key Key) (string, error)
 }

@@ -13,13 +13,11 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/bulkhead-dev/bulkhead/syncer/queue"
+	"github.com/bulkhead-dev/bulkhead/syncer/fairqueue"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 const (
-	// Workers of one tenant. Kinds that go up have few writes each.
-	downWorkers, upWorkers = 8, 4
 	// reconcileTimeout bounds the handling of one key.
 	reconcileTimeout = time.Minute
 	// cacheTimeout bounds reads of caches where no caller has a deadline.
@@ -51,16 +49,22 @@ type Link struct {
 	conn   *connection
 	super  client.Client
 
-	down, up *queue.Queue[Key]
-
+	// ctx ends with the link. Workers are shared and know no link's end.
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
 
 	recent   recentEvents
-	unwanted unwanted
+	unwanted *unwanted
 
-	mu    sync.Mutex
-	state State
+	// filled: the caches of both sides have been, and what they hold has been enqueued.
+	filled atomic.Bool
+	mu     sync.Mutex
+	state  State
+
+	// rehearsal is nil but for a link that only rehearses; rehearsing makes it.
+	rehearsal  *rehearsal
+	rehearsing rehearsing
 }
 
 func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link, error) {
@@ -75,9 +79,9 @@ func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link,
 	}
 	l := &Link{
 		engine: e, log: e.log.WithValues("tenant", tenant.String()), conn: conn, super: super,
-		down: queue.New[Key](), up: queue.New[Key](),
-		done:  make(chan struct{}),
-		state: State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
+		unwanted: &unwanted{},
+		done:     make(chan struct{}),
+		state:    State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
 	}
 	l.tenant.Store(&tenant)
 	return l, nil
@@ -112,6 +116,9 @@ func (l *Link) setState(state State) {
 	l.mu.Lock()
 	changed := l.state != state
 	l.state = state
+	if changed {
+		l.announce()
+	}
 	l.mu.Unlock()
 	if changed {
 		l.log.Info("tenant link", "synced", state.Synced, "reason", state.Reason, "message", state.Message)
@@ -119,27 +126,39 @@ func (l *Link) setState(state State) {
 	}
 }
 
+// announce tells the queues how the link is. A tenant that does not answer hands
+// out no keys: its handlings would hang, and keep workers from others.
+func (l *Link) announce() {
+	settings := fairqueue.Tenant{Paused: !l.state.Synced}
+	l.engine.down.Set(l, settings)
+	l.engine.up.Set(l, settings)
+}
+
 // Enqueue asks for a key to be handled.
 func (l *Link) Enqueue(keys ...Key) {
 	for _, key := range keys {
 		if kind := l.engine.kinds[key.Resource]; kind != nil {
-			l.queueOf(kind).Add(key)
+			if l.rehearsal != nil {
+				l.rehearsal.enqueue(key)
+				continue
+			}
+			l.queueOf(kind).Add(l, key)
 		}
 	}
 }
 
 // EnqueueAfter asks for a key to be handled at a later time.
 func (l *Link) EnqueueAfter(key Key, delay time.Duration) {
-	if kind := l.engine.kinds[key.Resource]; kind != nil {
-		l.queueOf(kind).AddAfter(key, delay)
+	if kind := l.engine.kinds[key.Resource]; kind != nil && l.rehearsal == nil {
+		l.queueOf(kind).AddAfter(l, key, delay)
 	}
 }
 
-func (l *Link) queueOf(kind Kind) *queue.Queue[Key] {
+func (l *Link) queueOf(kind Kind) *fairqueue.Queue[*Link, Key] {
 	if kind.upward() {
-		return l.up
+		return l.engine.up
 	}
-	return l.down
+	return l.engine.down
 }
 
 // Ensure makes the object of a key on the other side if it is missing there. It
@@ -149,10 +168,13 @@ func (l *Link) Ensure(ctx context.Context, key Key) error {
 }
 
 func (l *Link) start(ctx context.Context) {
-	ctx, l.cancel = context.WithCancel(ctx)
+	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.mu.Lock()
+	l.announce()
+	l.mu.Unlock()
 	go func() {
 		defer close(l.done)
-		l.run(ctx)
+		l.run(l.ctx)
 	}()
 }
 
@@ -161,11 +183,15 @@ func (l *Link) stop() {
 	<-l.done
 }
 
-// run lives as long as the link. All goroutines of the link end before it does.
+// run lives as long as the link. All goroutines of the link, and all handlings of its
+// keys, end before it does.
 func (l *Link) run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer func() {
 		group.Wait()
+		down, up := l.engine.down.Remove(l), l.engine.up.Remove(l)
+		<-down
+		<-up
 		l.conn.close()
 		tenant := l.Tenant().String()
 		backlog.DeletePartialMatch(map[string]string{"tenant": tenant})
@@ -174,8 +200,6 @@ func (l *Link) run(ctx context.Context) {
 	filled, err := l.watch(ctx)
 	if err != nil {
 		l.setState(State{Reason: ReasonUnreachable, Message: err.Error()})
-		l.down.Stop()
-		l.up.Stop()
 		return
 	}
 	group.Go(func() {
@@ -183,16 +207,13 @@ func (l *Link) run(ctx context.Context) {
 			l.log.Error(err, "running the caches of the tenant's cluster")
 		}
 	})
-	group.Go(func() { l.probe(ctx, filled) })
+	group.Go(func() { l.probe(ctx) })
 	group.Go(func() {
-		// Nothing is derived from caches that are not filled.
-		if l.awaitFilled(ctx, filled) && l.seed(ctx) {
-			group.Go(func() { l.up.Run(ctx, upWorkers, l.handle) })
-			l.down.Run(ctx, downWorkers, l.handle)
-			return
+		// Nothing is derived from caches that are not filled: until then the link's
+		// keys are not handed out.
+		if l.awaitFilled(ctx, filled) {
+			l.seed(ctx)
 		}
-		l.down.Stop()
-		l.up.Stop()
 	})
 	<-ctx.Done()
 }
@@ -233,16 +254,16 @@ func (l *Link) awaitFilled(ctx context.Context, filled func() bool) bool {
 	return true
 }
 
-func (l *Link) seed(ctx context.Context) bool {
+func (l *Link) seed(ctx context.Context) {
 	for _, kind := range l.engine.kinds {
 		if err := kind.seed(ctx, l); err != nil {
 			// The super cluster's cache is filled, so this is a fault of the program.
 			l.log.Error(err, "listing what the tenant has in the super cluster", "kind", kind.Resource())
-			return false
+			return
 		}
 	}
+	l.filled.Store(true)
 	l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
-	return true
 }
 
 // requeueAll looks at everything again.
@@ -268,7 +289,7 @@ func (l *Link) LookAgain(namespace string) {
 
 // probe keeps the link's state. A tenant that does not answer keeps its link: the
 // caches go on trying, and nothing is derived from their silence.
-func (l *Link) probe(ctx context.Context, filled func() bool) {
+func (l *Link) probe(ctx context.Context) {
 	tick := time.NewTicker(l.engine.probe)
 	defer tick.Stop()
 	failures := 0
@@ -279,8 +300,8 @@ func (l *Link) probe(ctx context.Context, filled func() bool) {
 		case <-tick.C:
 		}
 		tenant := l.Tenant().String()
-		backlog.WithLabelValues(tenant, "down").Set(float64(l.down.Len()))
-		backlog.WithLabelValues(tenant, "up").Set(float64(l.up.Len()))
+		backlog.WithLabelValues(tenant, "down").Set(float64(l.engine.down.Backlog(l)))
+		backlog.WithLabelValues(tenant, "up").Set(float64(l.engine.up.Backlog(l)))
 		err := l.conn.alive(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -290,7 +311,7 @@ func (l *Link) probe(ctx context.Context, filled func() bool) {
 			if failures++; failures > 1 {
 				l.setState(State{Reason: ReasonUnreachable, Message: "the tenant's apiserver does not answer: " + err.Error()})
 			}
-		case filled():
+		case l.filled.Load():
 			failures = 0
 			l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
 		}
@@ -304,8 +325,11 @@ func (l *Link) probe(ctx context.Context, filled func() bool) {
 
 // handle handles one key, and survives a fault of the code in between: one object
 // that a translation cannot bear must not end the service of all tenants.
-func (l *Link) handle(ctx context.Context, key Key) (again time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+func (l *Link) handle(key Key) (again time.Duration, err error) {
+	if l.ctx.Err() != nil {
+		return 0, nil // what is not done is found again from the clusters
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, reconcileTimeout)
 	defer cancel()
 	started, result := time.Now(), "ok"
 	defer func() {

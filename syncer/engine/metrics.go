@@ -29,12 +29,25 @@ var (
 		Help: "Keys that wait, by tenant and direction.",
 	}, []string{"tenant", "direction"})
 
+	waits = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "bulkhead_syncer_wait_seconds",
+		Help:    "Time that keys waited for a worker, by direction, without what they were delayed on purpose.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
+	}, []string{"direction"})
+
 	tenantState = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "bulkhead_syncer_tenant_synced",
 		Help: "1 while the tenant's caches are filled and its apiserver answers, else 0.",
 	}, []string{"tenant"})
 )
 
+// countWrite counts a write that is about to be made.
+func (l *Link) countWrite(kind, side, verb string) {
+	if l.rehearsal == nil {
+		writes.WithLabelValues(kind, side, verb).Inc()
+	}
+}
+
 func init() {
-	metrics.Registry.MustRegister(reconciles, writes, findings, backlog, tenantState)
+	metrics.Registry.MustRegister(reconciles, writes, findings, backlog, waits, tenantState)
 }

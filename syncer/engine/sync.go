@@ -159,7 +159,7 @@ func (s *Sync[T]) PushStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(s.Tenant, changed) {
 		return nil
 	}
-	writes.WithLabelValues(s.kind.Name, "tenant", "status").Inc()
+	s.countWrite(s.kind.Name, "tenant", "status")
 	err := s.TenantClient().Status().Patch(ctx, changed, client.MergeFromWithOptions(s.Tenant, client.MergeFromWithOptimisticLock{}))
 	if err != nil {
 		return fmt.Errorf("writing the status of %s in the tenant's cluster: %w", s.Key, err)
@@ -170,6 +170,9 @@ func (s *Sync[T]) PushStatus(ctx context.Context) error {
 
 // report tells the tenant what it does not get.
 func (s *Sync[T]) report(ctx context.Context, found []translation.Finding) {
+	if s.rehearsal != nil {
+		return
+	}
 	if text := translation.Summary(found, true); text != "" {
 		findings.WithLabelValues(s.kind.Name, "refused").Inc()
 		s.Event(ctx, s.Tenant, corev1.EventTypeWarning, ReasonRefused, text)

@@ -201,7 +201,7 @@ func (u *Up[T]) create(ctx context.Context, l *Link, key Key, desired T) error {
 	desired.SetNamespace(key.Namespace)
 	desired.SetName(key.Name)
 	desired.SetLabels(joined(desired.GetLabels(), map[string]string{tenancy.LabelManagedBy: tenancy.ManagedBySyncer}))
-	writes.WithLabelValues(u.Name, "tenant", "create").Inc()
+	l.countWrite(u.Name, "tenant", "create")
 	err := l.TenantClient().Create(ctx, desired.DeepCopyObject().(T))
 	if err == nil {
 		return nil
@@ -232,7 +232,7 @@ func (u *Up[T]) update(ctx context.Context, l *Link, key Key, tenant, desired T)
 	changed.SetAnnotations(annotations)
 	u.Merge(changed, desired)
 	if !equality.Semantic.DeepEqual(tenant, changed) {
-		writes.WithLabelValues(u.Name, "tenant", "patch").Inc()
+		l.countWrite(u.Name, "tenant", "patch")
 		if err := l.TenantClient().Patch(ctx, changed, client.MergeFromWithOptions(tenant, client.MergeFromWithOptimisticLock{})); err != nil {
 			return fmt.Errorf("changing %s in the tenant's cluster: %w", key, err)
 		}
@@ -245,7 +245,7 @@ func (u *Up[T]) update(ctx context.Context, l *Link, key Key, tenant, desired T)
 	if equality.Semantic.DeepEqual(changed, status) {
 		return nil
 	}
-	writes.WithLabelValues(u.Name, "tenant", "status").Inc()
+	l.countWrite(u.Name, "tenant", "status")
 	if err := l.TenantClient().Status().Patch(ctx, status, client.MergeFrom(changed)); err != nil {
 		return fmt.Errorf("writing the status of %s in the tenant's cluster: %w", key, err)
 	}
@@ -273,7 +273,7 @@ func (u *Up[T]) remove(ctx context.Context, l *Link, key Key, tenant T, known bo
 			return wait, err
 		}
 	}
-	writes.WithLabelValues(u.Name, "tenant", "delete").Inc()
+	l.countWrite(u.Name, "tenant", "delete")
 	return 0, deleteObject(ctx, l.TenantClient(), tenant, key, "tenant")
 }
 
@@ -285,7 +285,7 @@ func (u *Up[T]) linger(ctx context.Context, l *Link, key Key, tenant T) (time.Du
 	}
 	marked := tenant.DeepCopyObject().(T)
 	marked.SetAnnotations(joined(marked.GetAnnotations(), map[string]string{tenancy.AnnotationUnusedSince: now.UTC().Format(time.RFC3339)}))
-	writes.WithLabelValues(u.Name, "tenant", "patch").Inc()
+	l.countWrite(u.Name, "tenant", "patch")
 	if err := l.TenantClient().Patch(ctx, marked, client.MergeFrom(tenant)); err != nil {
 		return 0, fmt.Errorf("noting that %s is unused: %w", key, err)
 	}

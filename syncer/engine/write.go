@@ -36,7 +36,7 @@ func foreignError(err error) *tenancy.ForeignError {
 // show, it is read, and returned if it is this key's.
 func (s *Sync[T]) create(ctx context.Context, desired T) (T, error) {
 	var none T
-	writes.WithLabelValues(s.kind.Name, "super", "create").Inc()
+	s.countWrite(s.kind.Name, "super", "create")
 	err := s.SuperClient().Create(ctx, desired)
 	switch {
 	case err == nil:
@@ -62,7 +62,7 @@ func (s *Sync[T]) create(ctx context.Context, desired T) (T, error) {
 }
 
 func (s *Sync[T]) patchSuper(ctx context.Context, changed T) error {
-	writes.WithLabelValues(s.kind.Name, "super", "patch").Inc()
+	s.countWrite(s.kind.Name, "super", "patch")
 	err := s.SuperClient().Patch(ctx, changed, client.MergeFromWithOptions(s.Super, client.MergeFromWithOptimisticLock{}))
 	if err != nil {
 		s.refusedBySuper(ctx, err)
@@ -101,7 +101,7 @@ func (s *Sync[T]) DeleteSuper(ctx context.Context, options ...client.DeleteOptio
 			return Wait("the cache to show %s", s.Key)
 		}
 	}
-	writes.WithLabelValues(s.kind.Name, "super", "delete").Inc()
+	s.countWrite(s.kind.Name, "super", "delete")
 	s.log.V(1).Info("deleting in the super cluster", "key", s.Key, "uid", s.Super.GetUID())
 	return deleteObject(ctx, s.SuperClient(), s.Super, s.Key, "super", options...)
 }
