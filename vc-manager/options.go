@@ -33,6 +33,7 @@ func defaults() options {
 				Etcd:              "registry.k8s.io/etcd:3.6.8-0",
 				APIServer:         "registry.k8s.io/kube-apiserver:v1.36.3",
 				ControllerManager: "registry.k8s.io/kube-controller-manager:v1.36.3",
+				Scheduler:         "registry.k8s.io/kube-scheduler:v1.36.3",
 				MetricsServer:     "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
 				CoreDNS:           "registry.k8s.io/coredns/coredns:v1.15.0",
 			},
@@ -56,6 +57,7 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&p.Images.Etcd, "etcd-image", p.Images.Etcd, "image of tenants' etcd, unless their class names one")
 	flags.StringVar(&p.Images.APIServer, "kube-apiserver-image", p.Images.APIServer, "image of tenants' kube-apiserver, unless their class names one")
 	flags.StringVar(&p.Images.ControllerManager, "kube-controller-manager-image", p.Images.ControllerManager, "image of tenants' kube-controller-manager, unless their class names one")
+	flags.StringVar(&p.Images.Scheduler, "kube-scheduler-image", p.Images.Scheduler, "image of tenants' kube-scheduler, where their class lets them schedule, unless it names one")
 	flags.StringVar(&p.Images.MetricsServer, "metrics-server-image", p.Images.MetricsServer, "image of tenants' metrics-server, unless their class names one")
 	flags.StringVar(&p.Images.CoreDNS, "coredns-image", p.Images.CoreDNS, "image of the DNS server in tenants' clusters")
 	flags.StringVar(&o.deniedNetworks, "denied-networks", o.deniedNetworks, "networks that tenants' apiservers do not reach, but for the tenant's own pods")
@@ -78,6 +80,7 @@ func (o *options) validate(arguments []string) error {
 		"vn-agent-service-account": o.platform.VNAgentServiceAccount, "super-cluster-domain": o.platform.ClusterDomain,
 		"etcd-image": o.platform.Images.Etcd, "kube-apiserver-image": o.platform.Images.APIServer,
 		"kube-controller-manager-image": o.platform.Images.ControllerManager, "metrics-server-image": o.platform.Images.MetricsServer,
+		"kube-scheduler-image":         o.platform.Images.Scheduler,
 		"tenant-proxy-service-account": o.platform.TenantProxyServiceAccount, "coredns-image": o.platform.Images.CoreDNS,
 	} {
 		if value == "" {

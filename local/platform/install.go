@@ -85,7 +85,7 @@ func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[
 	}
 	hyperkube := registry + "/hyperkube:" + tag + "@" + digest
 	values["controlPlaneImages"] = map[string]any{
-		"etcd": hyperkube, "kubeApiserver": hyperkube, "kubeControllerManager": hyperkube,
+		"etcd": hyperkube, "kubeApiserver": hyperkube, "kubeControllerManager": hyperkube, "kubeScheduler": hyperkube,
 	}
 	return values, nil
 }

@@ -36,6 +36,7 @@ func TenantRules() []rbacv1.PolicyRule {
 		rule(groupCore, []string{"pods/status", "services/status", "persistentvolumeclaims/status", "nodes/status"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes"}, write),
 		rule(groupStorage, []string{"storageclasses"}, write),
+		rule(groupCoordination, []string{"leases"}, write), // of nodes, in kube-node-lease
 		rule(groupCore, []string{"events"}, []string{"get", "create", "patch"}),
 	}
 }
@@ -47,9 +48,10 @@ func SuperRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupCore, downKinds, write),
 		rule(groupNetworking, []string{"networkpolicies"}, write),
-		rule(groupCore, []string{"pods/status"}, []string{"patch"}),
+		rule(groupCore, []string{"pods/status", "pods/resize", "pods/ephemeralcontainers"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes", "events"}, read),
 		rule(groupStorage, []string{"storageclasses"}, read),
+		rule(groupCoordination, []string{"leases"}, read), // the heartbeats of nodes
 		rule(groupTenancy, []string{"virtualclusters"}, []string{"get", "list", "watch", "patch"}),
 		rule(groupTenancy, []string{"virtualclusters/status"}, []string{"patch"}),
 		rule(groupTenancy, []string{"virtualclusterclasses"}, read),

@@ -24,7 +24,7 @@ func sample() Cluster {
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
 		Hosts:       []string{"10.0.0.7", "demo.example.org"},
 		InCluster:   "https://kube-apiserver.ns.svc:6443", External: "https://demo.example.org:6443",
-		MetricsServer: true,
+		Scheduler: true, MetricsServer: true,
 	}
 }
 
@@ -228,6 +228,7 @@ func TestKubeconfigs(t *testing.T) {
 		tenancy.TenantProxyKubeconfigSecret: {c.InCluster, "bulkhead:tenant-proxy", nil},
 		ManagerKubeconfig:                   {c.InCluster, "bulkhead:vc-manager", []string{"system:masters"}},
 		ControllerManagerKubeconfig:         {c.InCluster, "system:kube-controller-manager", nil},
+		SchedulerKubeconfig:                 {c.InCluster, "system:kube-scheduler", nil},
 		MetricsServerKubeconfig:             {c.InCluster, "bulkhead:metrics-server", nil},
 	} {
 		config, err := kubeconfig.RESTConfig(have[secret].Data[tenancy.KubeconfigKey])
@@ -276,7 +277,7 @@ func TestStartupFiles(t *testing.T) {
 	}
 	after := StartupFiles(have, []byte("node CA"), "demo.example.org")
 	for component, want := range map[string]bool{
-		"etcd": false, "kube-apiserver": false, "kube-controller-manager": true, "metrics-server": true,
+		"etcd": false, "kube-apiserver": false, "kube-controller-manager": true, "kube-scheduler": true, "metrics-server": true,
 	} {
 		if changed := before[component] != after[component]; changed != want {
 			t.Errorf("%s is restarted by a renewal: %v, want %v", component, changed, want)

@@ -17,6 +17,8 @@ import (
 //   - etcd reads its server and peer certificates at each handshake; not its CA.
 //   - kube-controller-manager reloads its serving certificate; not its kubeconfig, its
 //     signing key or the service account key.
+//   - kube-scheduler reloads its serving certificate and what verifies its callers; not
+//     its kubeconfig.
 //   - metrics-server reloads its serving and kubelet client certificates; not its
 //     kubeconfig or what verifies vn-agent.
 //
@@ -33,6 +35,7 @@ func StartupFiles(have Secrets, nodeAgentCA []byte, endpoint string) map[string]
 		"kube-apiserver": hash(cert(EtcdCA), have.get(ServiceAccountKey, PublicKeyKey), nodeAgentCA, []byte(endpoint)),
 		"kube-controller-manager": hash(
 			have.kubeconfigCert(ControllerManagerKubeconfig), cert(ClusterCA), have.get(ServiceAccountKey, PublicKeyKey)),
+		"kube-scheduler": hash(have.kubeconfigCert(SchedulerKubeconfig)),
 		"metrics-server": hash(have.kubeconfigCert(MetricsServerKubeconfig), nodeAgentCA),
 	}
 }

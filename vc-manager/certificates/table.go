@@ -39,6 +39,7 @@ const (
 	APIServerKubeletClient     = "kube-apiserver-kubelet-client"
 	FrontProxyClient           = "front-proxy-client"
 	ControllerManagerServing   = "kube-controller-manager-serving"
+	SchedulerServing           = "kube-scheduler-serving"
 	MetricsServerServing       = "metrics-server-serving"
 	MetricsServerKubeletClient = "metrics-server-kubelet-client"
 )
@@ -48,6 +49,7 @@ const (
 const (
 	ManagerKubeconfig           = "vc-manager-kubeconfig"
 	ControllerManagerKubeconfig = "kube-controller-manager-kubeconfig"
+	SchedulerKubeconfig         = "kube-scheduler-kubeconfig"
 	MetricsServerKubeconfig     = "metrics-server-kubeconfig"
 )
 
@@ -89,8 +91,8 @@ type Cluster struct {
 	// InCluster and External are URLs of the apiserver. While External is empty,
 	// kubeconfigs for it are not written.
 	InCluster, External string
-	// MetricsServer says whether there is one.
-	MetricsServer bool
+	// Scheduler and MetricsServer say whether there is one.
+	Scheduler, MetricsServer bool
 }
 
 // certificate is one row of the table: one Secret.
@@ -154,6 +156,12 @@ func leaves(c Cluster) []certificate {
 		kubeconfig(tenancy.VNAgentKubeconfigSecret, c.InCluster, tenancy.UserVNAgent),
 		kubeconfig(tenancy.TenantProxyKubeconfigSecret, c.InCluster, tenancy.UserTenantProxy),
 		kubeconfig(tenancy.AdminKubeconfigSecret, c.External, tenancy.UserAdmin, GroupAdmins),
+	}
+	if c.Scheduler {
+		table = append(table,
+			serving(SchedulerServing, ClusterCA, "kube-scheduler", pki.Server, "kube-scheduler", "localhost", "127.0.0.1"),
+			kubeconfig(SchedulerKubeconfig, c.InCluster, "system:kube-scheduler"),
+		)
 	}
 	if c.MetricsServer {
 		table = append(table,

@@ -17,6 +17,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/apply"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/certificates"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/controlplane"
 )
 
 // Reasons of conditions, besides those of package v1alpha1.
@@ -38,6 +39,7 @@ var ours = []string{
 	tenancyv1alpha1.ConditionEtcdReady,
 	tenancyv1alpha1.ConditionAPIServerReady,
 	tenancyv1alpha1.ConditionControllerManagerReady,
+	tenancyv1alpha1.ConditionSchedulerReady,
 	tenancyv1alpha1.ConditionBootstrapped,
 	tenancyv1alpha1.ConditionReady,
 }
@@ -127,6 +129,9 @@ func (p *pass) stopped(ctx context.Context, condition string, err error) error {
 // summarize sets Ready from all others.
 func (p *pass) summarize() {
 	for _, condition := range ours[:len(ours)-1] {
+		if condition == tenancyv1alpha1.ConditionSchedulerReady && !controlplane.SchedulerWanted(p.input) {
+			continue
+		}
 		present := meta.FindStatusCondition(p.status.Conditions, condition)
 		if present == nil {
 			p.set(condition, metav1.ConditionUnknown, reasonWaiting, "not looked at yet")

@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -27,7 +29,10 @@ import (
 // build on each other: starting a control plane is what takes time.
 func TestLife(t *testing.T) {
 	t.Parallel()
-	vc := newCluster(t, "life", newClass(t, nil))
+	vc := newCluster(t, "life", newClass(t, func(spec *tenancyv1alpha1.VirtualClusterClassSpec) {
+		spec.Nodes = tenancyv1alpha1.NodesSpec{Mode: tenancyv1alpha1.NodesSelected, Selector: &metav1.LabelSelector{}}
+		spec.Scheduling = tenancyv1alpha1.ScheduledByTenant
+	}))
 	namespace := tenantOf(vc).ControlPlaneNamespace()
 	kubelet.serve(namespace)
 	for _, step := range []struct {
@@ -41,6 +46,7 @@ func TestLife(t *testing.T) {
 		{"drift is set right", driftIsSetRight},
 		{"certificates are renewed", certificatesAreRenewed},
 		{"an apiserver that is killed comes back", killedAPIServerComesBack},
+		{"a scheduler that the class has no more goes", unwantedSchedulerGoes},
 		{"a deleted class changes nothing", deletedClassChangesNothing},
 		{"a lost authority is not replaced", lostAuthorityIsNotReplaced},
 		{"a lost volume is no new cluster", lostVolumeIsNoNewCluster},
@@ -97,6 +103,31 @@ func adminKubeconfigWorks(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	if err := admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service); err != nil || service.Spec.ClusterIP != "10.96.0.1" {
 		t.Errorf("service kubernetes has %s (%v)", service.Spec.ClusterIP, err)
 	}
+}
+
+func unwantedSchedulerGoes(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
+	class := &tenancyv1alpha1.VirtualClusterClass{}
+	mustGet(t, client.ObjectKey{Name: vc.Spec.ClassName}, class)
+	class.Spec.Scheduling = tenancyv1alpha1.ScheduledBySuper
+	if err := super.Client.Update(t.Context(), class); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) error {
+		err := super.Client.Get(ctx, client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: controlplane.Scheduler}, &appsv1.Deployment{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the scheduler is still there: %v", err)
+		}
+		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(vc), vc); err != nil {
+			return err
+		}
+		if condition := meta.FindStatusCondition(vc.Status.Conditions, tenancyv1alpha1.ConditionSchedulerReady); condition != nil {
+			return fmt.Errorf("condition %+v", condition)
+		}
+		if !meta.IsStatusConditionTrue(vc.Status.Conditions, tenancyv1alpha1.ConditionReady) {
+			return fmt.Errorf("conditions %+v", vc.Status.Conditions)
+		}
+		return nil
+	})
 }
 
 func componentKubeconfigsAreLimited(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {

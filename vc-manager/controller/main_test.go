@@ -169,7 +169,7 @@ func startManager(ctx context.Context) (*runningManager, error) {
 			Namespace: platformNamespace, SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy",
 			ClusterDomain: "cluster.local",
 			Images: controlplane.Images{
-				Etcd: "etcd", APIServer: "kube-apiserver", ControllerManager: "kube-controller-manager", MetricsServer: "metrics-server", CoreDNS: "registry.k8s.io/coredns/coredns:v1.15.0",
+				Etcd: "etcd", APIServer: "kube-apiserver", ControllerManager: "kube-controller-manager", Scheduler: "kube-scheduler", MetricsServer: "metrics-server", CoreDNS: "registry.k8s.io/coredns/coredns:v1.15.0",
 			},
 		},
 		NodeAgentCA: authority.Certificate, Dialer: kubelet, Now: now,

@@ -30,7 +30,7 @@ import (
 // node stands in for kubelet and kube-proxy of the super cluster under test: it runs
 // the pods of control planes as processes on loopback, with the very commands,
 // files and probes that are in the pods, and tells the super cluster which are ready.
-// What it runs is real: etcd, kube-apiserver and kube-controller-manager.
+// What it runs is real: etcd, kube-apiserver, kube-controller-manager and kube-scheduler.
 type node struct {
 	super     client.Client
 	hyperkube string
@@ -239,13 +239,14 @@ func (n *node) rewriter(pod *corev1.Pod, dir, files string) func(string) string 
 	}
 	apiServer, apiServerTo := secure(6443)
 	controllerManager, controllerManagerTo := secure(10257)
+	scheduler, schedulerTo := secure(10259)
 	etcd := n.loopback(pod.Namespace, "etcd-0", 2379)
 	return strings.NewReplacer(
 		"/etc/kubernetes/control-plane", files, "/var/lib/etcd", filepath.Join(dir, "data"),
 		"$(POD_NAME)", pod.Name, "$(POD_IP)", "192.0.2.1",
 		"0.0.0.0:2379", etcd, "127.0.0.1:2379", etcd, fmt.Sprintf("etcd-client.%s.svc:2379", pod.Namespace), etcd,
 		"0.0.0.0:2380", n.loopback(pod.Namespace, "etcd-0", 2380),
-		apiServer, apiServerTo, controllerManager, controllerManagerTo,
+		apiServer, apiServerTo, controllerManager, controllerManagerTo, scheduler, schedulerTo,
 	).Replace
 }
 

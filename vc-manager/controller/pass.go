@@ -149,7 +149,7 @@ func (p *pass) certificateInput() (certificates.Cluster, error) {
 		ServiceCIDR: serviceCIDR,
 		Hosts:       append(p.exposure.hosts, p.vc.Spec.ExtraSANs...),
 		InCluster:   controlplane.InClusterURL(p.tenant), External: p.exposure.url,
-		MetricsServer: controlplane.MetricsServerWanted(p.input),
+		Scheduler: controlplane.SchedulerWanted(p.input), MetricsServer: controlplane.MetricsServerWanted(p.input),
 	}, nil
 }
 

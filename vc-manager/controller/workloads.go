@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
@@ -29,7 +30,7 @@ func (p *pass) ensureWorkloads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.removeMetricsServer(ctx); err != nil {
+	if err := p.removeUnwanted(ctx); err != nil {
 		return err
 	}
 	for _, workload := range stored {
@@ -51,6 +52,8 @@ func (p *pass) ensureWorkloads(ctx context.Context) error {
 				}
 			case controlplane.ControllerManager:
 				p.report(ctx, tenancyv1alpha1.ConditionControllerManagerReady, workload, ready)
+			case controlplane.Scheduler:
+				p.report(ctx, tenancyv1alpha1.ConditionSchedulerReady, workload, ready)
 			}
 		}
 	}
@@ -80,17 +83,27 @@ func (p *pass) keepStorage(ctx context.Context) error {
 	return nil
 }
 
-// removeMetricsServer takes it away where the class has it no more.
-func (p *pass) removeMetricsServer(ctx context.Context) error {
-	if controlplane.MetricsServerWanted(p.input) {
-		return nil
+// removeUnwanted takes away what the class has no more.
+func (p *pass) removeUnwanted(ctx context.Context) error {
+	if !controlplane.SchedulerWanted(p.input) {
+		meta.RemoveStatusCondition(&p.status.Conditions, tenancyv1alpha1.ConditionSchedulerReady)
+		if err := p.removeWorkload(ctx, controlplane.SchedulerDeployment(p.input)); err != nil {
+			return err
+		}
 	}
-	present := &appsv1.Deployment{}
-	key := client.ObjectKey{Namespace: p.tenant.ControlPlaneNamespace(), Name: controlplane.MetricsServer}
-	if err := p.Client.Get(ctx, key, present); err != nil {
+	if !controlplane.MetricsServerWanted(p.input) {
+		return p.removeWorkload(ctx, controlplane.MetricsServerDeployment(p.input), controlplane.MetricsServerService(p.input))
+	}
+	return nil
+}
+
+// removeWorkload deletes a Deployment that is still there, with what goes with it.
+func (p *pass) removeWorkload(ctx context.Context, deployment *appsv1.Deployment, with ...client.Object) error {
+	key := client.ObjectKeyFromObject(deployment)
+	if err := p.Client.Get(ctx, key, &appsv1.Deployment{}); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	for _, object := range []client.Object{controlplane.MetricsServerDeployment(p.input), controlplane.MetricsServerService(p.input)} {
+	for _, object := range append(with, deployment) {
 		if _, err := p.applier.Delete(ctx, p.tenant, object); err != nil {
 			return err
 		}

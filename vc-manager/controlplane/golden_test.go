@@ -33,6 +33,7 @@ func sample() Input {
 		Class: tenancyv1alpha1.VirtualClusterClassSpec{
 			Etcd:     tenancyv1alpha1.EtcdSpec{Storage: tenancyv1alpha1.StorageSpec{Size: resource.MustParse("2Gi")}},
 			Exposure: tenancyv1alpha1.ExposureSpec{Type: tenancyv1alpha1.ExposeLoadBalancer},
+			Nodes:    tenancyv1alpha1.NodesSpec{Mode: tenancyv1alpha1.NodesSelected}, Scheduling: tenancyv1alpha1.ScheduledByTenant,
 		},
 		Platform: Platform{
 			Namespace: "bulkhead-system", SyncerServiceAccount: "syncer", VNAgentServiceAccount: "vn-agent", TenantProxyServiceAccount: "tenant-proxy", ClusterDomain: "cluster.local",
@@ -40,10 +41,10 @@ func sample() Input {
 				Denied: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fc00::/7")},
 				Pods:   []netip.Prefix{netip.MustParsePrefix("10.78.0.0/16")},
 			},
-			Images: Images{Etcd: "etcd:v1", APIServer: "kube-apiserver:v1", ControllerManager: "kube-controller-manager:v1", MetricsServer: "metrics-server:v1"},
+			Images: Images{Etcd: "etcd:v1", APIServer: "kube-apiserver:v1", ControllerManager: "kube-controller-manager:v1", Scheduler: "kube-scheduler:v1", MetricsServer: "metrics-server:v1"},
 		},
 		NodeAgentCA:  []byte("the CA of vn-agents\n"),
-		StartupFiles: map[string]string{Etcd: "hash-1", APIServer: "hash-2", ControllerManager: "hash-3", MetricsServer: "hash-4"},
+		StartupFiles: map[string]string{Etcd: "hash-1", APIServer: "hash-2", ControllerManager: "hash-3", Scheduler: "hash-5", MetricsServer: "hash-4"},
 		Established:  true,
 	}
 }
@@ -218,7 +219,7 @@ func TestClassOverridesImagesAndResources(t *testing.T) {
 		Image:     "mirror.example.org/x:1",
 		Resources: &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}},
 	}
-	in.Class.Etcd.ComponentSpec, in.Class.APIServer, in.Class.ControllerManager, in.Class.MetricsServer.ComponentSpec = component, component, component, component
+	in.Class.Etcd.ComponentSpec, in.Class.APIServer, in.Class.ControllerManager, in.Class.Scheduler, in.Class.MetricsServer.ComponentSpec = component, component, component, component, component
 	for name, template := range templates(t, in) {
 		container := template.Spec.Containers[0]
 		if container.Image != component.Image {
@@ -230,11 +231,12 @@ func TestClassOverridesImagesAndResources(t *testing.T) {
 	}
 }
 
-func TestMetricsServerIsLeftOut(t *testing.T) {
+func TestWhatTheClassLeavesOut(t *testing.T) {
 	in := sample()
 	in.Class.MetricsServer.Disabled = true
+	in.Class.Scheduling = tenancyv1alpha1.ScheduledBySuper
 	for _, object := range all(t, in) {
-		if object.GetName() == MetricsServer {
+		if object.GetName() == MetricsServer || object.GetName() == Scheduler {
 			t.Errorf("%s is there", apply.Describe(object))
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	Etcd              = "etcd"
 	APIServer         = tenancy.APIServerService
 	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
 	MetricsServer     = "metrics-server"
 )
 
@@ -44,7 +45,7 @@ type Platform struct {
 // Images are whole image names. Each must hold a program of its component's name in
 // PATH, but CoreDNS: its image is run as upstream's is, by its entrypoint.
 type Images struct {
-	Etcd, APIServer, ControllerManager, MetricsServer, CoreDNS string
+	Etcd, APIServer, ControllerManager, Scheduler, MetricsServer, CoreDNS string
 }
 
 // Input is all that the objects of one control plane depend on.
@@ -76,14 +77,20 @@ func Foundations(in Input) []client.Object {
 	if MetricsServerWanted(in) {
 		objects = append(objects, MetricsServerService(in))
 	}
+	if SchedulerWanted(in) {
+		objects = append(objects, DisruptionBudget(in, Scheduler))
+	}
 	return objects
 }
 
 // Workloads are the control plane's pods, etcd first. They start at the same time: etcd is
-// retried by the apiserver, the apiserver by controller-manager. metrics-server gives
+// retried by the apiserver, the apiserver by controller-manager and scheduler. metrics-server gives
 // up without an apiserver, so it comes when there is one.
 func Workloads(in Input) []client.Object {
 	objects := []client.Object{EtcdStatefulSet(in), APIServerDeployment(in), ControllerManagerDeployment(in)}
+	if SchedulerWanted(in) {
+		objects = append(objects, SchedulerDeployment(in))
+	}
 	if MetricsServerWanted(in) && in.Established {
 		objects = append(objects, MetricsServerDeployment(in))
 	}

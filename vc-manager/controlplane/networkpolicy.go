@@ -42,13 +42,10 @@ func NetworkPolicies(in Input) []client.Object {
 				in.nodeAgents(), dns(),
 			},
 		}),
-		in.networkPolicy(ControllerManager, networkingv1.NetworkPolicySpec{
-			PodSelector: *podSelector(ControllerManager),
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
-			Egress: []networkingv1.NetworkPolicyEgressRule{
-				{To: []networkingv1.NetworkPolicyPeer{apiServer}, Ports: ports(tenancy.APIServerPort)}, dns(),
-			},
-		}),
+		in.clientPolicy(ControllerManager),
+	}
+	if SchedulerWanted(in) {
+		objects = append(objects, in.clientPolicy(Scheduler))
 	}
 	if MetricsServerWanted(in) {
 		objects = append(objects, in.networkPolicy(MetricsServer, networkingv1.NetworkPolicySpec{
@@ -64,6 +61,17 @@ func NetworkPolicies(in Input) []client.Object {
 		}))
 	}
 	return objects
+}
+
+// clientPolicy is that of a component which needs the apiserver, and nobody else.
+func (in Input) clientPolicy(component string) *networkingv1.NetworkPolicy {
+	return in.networkPolicy(component, networkingv1.NetworkPolicySpec{
+		PodSelector: *podSelector(component),
+		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
+		Egress: []networkingv1.NetworkPolicyEgressRule{
+			{To: []networkingv1.NetworkPolicyPeer{pods(APIServer)}, Ports: ports(tenancy.APIServerPort)}, dns(),
+		},
+	})
 }
 
 func (in Input) networkPolicy(name string, spec networkingv1.NetworkPolicySpec) *networkingv1.NetworkPolicy {

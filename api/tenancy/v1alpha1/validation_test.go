@@ -88,8 +88,9 @@ func TestVirtualClusterClassDefaults(t *testing.T) {
 	want := map[string]any{
 		"kind": "Dedicated", "podSecurity": "baseline",
 		"etcd":      map[string]any{"storage": map[string]any{"size": "2Gi"}},
-		"apiServer": map[string]any{}, "controllerManager": map[string]any{}, "metricsServer": map[string]any{},
+		"apiServer": map[string]any{}, "controllerManager": map[string]any{}, "scheduler": map[string]any{}, "metricsServer": map[string]any{},
 		"exposure": map[string]any{"type": "LoadBalancer"},
+		"nodes":    map[string]any{"mode": "onDemand"}, "scheduling": "super",
 	}
 	if diff := cmp.Diff(want, class.Object["spec"]); diff != "" {
 		t.Error(diff)
@@ -148,7 +149,15 @@ metricsServer: {disabled: true}
 exposure: {type: NodePort, host: demo.example.org, annotations: {a: b}}
 podSecurity: restricted
 runtimeClassName: kata
-storageClasses: [fast, slow]`, ""},
+storageClasses: [fast, slow]
+nodes: {mode: selected, selector: {matchLabels: {pool: tenants}, matchExpressions: [{key: zone, operator: In, values: [a, b]}]}}
+scheduling: tenant`, ""},
+		"all nodes":              {"nodes: {mode: selected, selector: {}}", ""},
+		"selected by nothing":    {"nodes: {mode: selected}", "selector goes with mode selected"},
+		"selector on demand":     {"nodes: {selector: {}}", "selector goes with mode selected"},
+		"another mode":           {"nodes: {mode: all}", "Unsupported value"},
+		"another scheduler":      {"scheduling: me", "Unsupported value"},
+		"scheduled blindly":      {"scheduling: tenant", "needs nodes.mode selected"},
 		"another kind":           {"kind: Shared", "Unsupported value"},
 		"another level":          {"podSecurity: none", "Unsupported value"},
 		"another exposure":       {"exposure: {type: ExternalName}", "Unsupported value"},

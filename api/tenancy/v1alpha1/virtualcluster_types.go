@@ -105,6 +105,9 @@ const (
 	ConditionAPIServerReady = "APIServerReady"
 	// ConditionControllerManagerReady: the tenant's kube-controller-manager runs.
 	ConditionControllerManagerReady = "ControllerManagerReady"
+	// ConditionSchedulerReady: the tenant's kube-scheduler runs; only where its class
+	// lets the tenant schedule.
+	ConditionSchedulerReady = "SchedulerReady"
 	// ConditionBootstrapped: roles of the platform's components, and the add-ons of
 	// the class, are installed in the tenant's cluster.
 	ConditionBootstrapped = "Bootstrapped"
@@ -121,6 +124,8 @@ const (
 	ReasonNameTaken = "NameTaken"
 	// ReasonClassNotFound: spec.className names no VirtualClusterClass.
 	ReasonClassNotFound = "ClassNotFound"
+	// ReasonClassInvalid: the VirtualClusterClass says something that cannot be carried out.
+	ReasonClassInvalid = "ClassInvalid"
 	// ReasonDeleting: the virtual cluster is being taken down; the message says what is left.
 	ReasonDeleting = "Deleting"
 )

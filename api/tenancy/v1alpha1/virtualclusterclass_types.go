@@ -47,6 +47,8 @@ const (
 )
 
 // VirtualClusterClassSpec is the offer.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.scheduling) || self.scheduling != 'tenant' || (has(self.nodes) && has(self.nodes.mode) && self.nodes.mode == 'selected')",message="scheduling by the tenant needs nodes.mode selected: its scheduler must see the nodes before it places a pod"
 type VirtualClusterClassSpec struct {
 	// Kind says how control planes of this class are made.
 	//
@@ -69,6 +71,11 @@ type VirtualClusterClassSpec struct {
 	// +kubebuilder:default={}
 	// +optional
 	ControllerManager ComponentSpec `json:"controllerManager,omitempty"`
+
+	// Scheduler of each control plane, where tenants schedule themselves.
+	// +kubebuilder:default={}
+	// +optional
+	Scheduler ComponentSpec `json:"scheduler,omitempty"`
 
 	// MetricsServer beside each control plane, for `kubectl top` and the HPA.
 	// +kubebuilder:default={}
@@ -100,7 +107,58 @@ type VirtualClusterClassSpec struct {
 	// +listType=set
 	// +optional
 	StorageClasses []string `json:"storageClasses,omitempty"`
+
+	// Nodes says which of the super cluster's nodes tenants see.
+	// +kubebuilder:default={}
+	// +optional
+	Nodes NodesSpec `json:"nodes,omitempty"`
+
+	// Scheduling says who places tenants' pods: the super cluster's scheduler, or a
+	// kube-scheduler in each tenant's control plane, which needs nodes.mode selected.
+	//
+	// +kubebuilder:default=super
+	// +optional
+	Scheduling Scheduling `json:"scheduling,omitempty"`
 }
+
+// NodesMode says when a node of the super cluster appears in a tenant's cluster.
+//
+// +kubebuilder:validation:Enum=onDemand;selected
+type NodesMode string
+
+// The modes of nodes.
+const (
+	// NodesOnDemand shows a node while it runs a pod of the tenant.
+	NodesOnDemand NodesMode = "onDemand"
+	// NodesSelected shows all nodes that the selector picks, from the start. The
+	// tenant's pods run on these alone, and may tolerate their taints. DaemonSets need it.
+	NodesSelected NodesMode = "selected"
+)
+
+// NodesSpec says which nodes tenants see.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.mode) && self.mode == 'selected' ? has(self.selector) : !has(self.selector)",message="selector goes with mode selected, which needs one: {} for all nodes"
+type NodesSpec struct {
+	// Mode says when a node appears.
+	// +kubebuilder:default=onDemand
+	// +optional
+	Mode NodesMode `json:"mode,omitempty"`
+
+	// Selector picks nodes by their labels in the super cluster; {} picks all.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+}
+
+// Scheduling says who places pods on nodes.
+//
+// +kubebuilder:validation:Enum=super;tenant
+type Scheduling string
+
+// Who places pods.
+const (
+	ScheduledBySuper  Scheduling = "super"
+	ScheduledByTenant Scheduling = "tenant"
+)
 
 // ComponentSpec describes the pods of one control-plane component.
 type ComponentSpec struct {
