@@ -3,8 +3,10 @@ package kinds
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -23,7 +25,7 @@ func demo() translation.Tenant {
 func TestAllKindsOnce(t *testing.T) {
 	want := []string{
 		"namespaces", "pods", "services", "endpoints", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims", "networkpolicies",
-		"nodes", "persistentvolumes", "storageclasses", "events",
+		"nodes", "leases", "persistentvolumes", "storageclasses", "events",
 	}
 	var got []string
 	for _, kind := range All(tenantnetwork.Networks{}) {
@@ -285,11 +287,92 @@ func TestVirtualNode(t *testing.T) {
 			NodeInfo:        corev1.NodeSystemInfo{KernelVersion: "6.1", KubeletVersion: "v1.36.3"},
 		},
 	}
-	if diff := cmp.Diff(want, virtualNode(super)); diff != "" {
+	if diff := cmp.Diff(want, virtualNode(super, false)); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(before, super); diff != "" {
 		t.Errorf("the input was changed: %s", diff)
+	}
+}
+
+// The nodes that a class offers are the tenant's to tolerate.
+func TestTaintsOfOfferedNodes(t *testing.T) {
+	dedicated := corev1.Taint{Key: "dedicated", Value: "tenants", Effect: corev1.TaintEffectNoSchedule}
+	cordon := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+	for name, tc := range map[string]struct {
+		spec    corev1.NodeSpec
+		offered bool
+		want    []corev1.Taint
+	}{
+		"on demand":            {corev1.NodeSpec{Taints: []corev1.Taint{dedicated}}, false, nil},
+		"on demand, cordoned":  {corev1.NodeSpec{Taints: []corev1.Taint{dedicated, cordon}, Unschedulable: true}, false, []corev1.Taint{cordon}},
+		"offered":              {corev1.NodeSpec{Taints: []corev1.Taint{dedicated}}, true, []corev1.Taint{dedicated}},
+		"offered, cordoned":    {corev1.NodeSpec{Taints: []corev1.Taint{dedicated}, Unschedulable: true}, true, []corev1.Taint{dedicated, cordon}},
+		"offered, and tainted": {corev1.NodeSpec{Taints: []corev1.Taint{cordon}, Unschedulable: true}, true, []corev1.Taint{cordon}},
+	} {
+		got := virtualNode(&corev1.Node{Spec: tc.spec}, tc.offered)
+		if diff := cmp.Diff(tc.want, got.Spec.Taints); diff != "" || got.Spec.Unschedulable != tc.spec.Unschedulable {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// The ancestor wrote every heartbeat of every node into every tenant's cluster.
+func TestWhatConcernsTenants(t *testing.T) {
+	node := func(edit func(*corev1.Node)) *corev1.Node {
+		n := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"pool": "a"}},
+			Status: corev1.NodeStatus{
+				Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Unix(100, 0)}},
+				Images:     []corev1.ContainerImage{{Names: []string{"a"}}},
+			},
+		}
+		edit(n)
+		return n
+	}
+	for name, tc := range map[string]struct {
+		edit func(*corev1.Node)
+		same bool
+	}{
+		"a heartbeat":      {func(n *corev1.Node) { n.Status.Conditions[0].LastHeartbeatTime = metav1.Unix(200, 0) }, true},
+		"an image":         {func(n *corev1.Node) { n.Status.Images = nil }, true},
+		"an annotation":    {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, true},
+		"a selected label": {func(n *corev1.Node) { n.Labels["pool"] = "b" }, false},
+		"a condition":      {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, false},
+		"a taint":          {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "a"}} }, false},
+		"cordoned":         {func(n *corev1.Node) { n.Spec.Unschedulable = true }, false},
+		"an extended share": {func(n *corev1.Node) {
+			n.Status.Capacity = corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+		}, false},
+	} {
+		if got := sameNode(node(func(*corev1.Node) {}), node(tc.edit)); got != tc.same {
+			t.Errorf("%s: the same for tenants %v", name, got)
+		}
+	}
+}
+
+func TestLeasesFollowSlowly(t *testing.T) {
+	at := func(seconds int64) *coordinationv1.Lease {
+		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Unix(seconds, 5000)}}}
+	}
+	changes := 0
+	for second := int64(1_000_000); second < 1_000_000+1200; second += 10 {
+		if before, after := renewed(at(second)), renewed(at(second+10)); !before.Equal(after) {
+			changes++
+			if behind := time.Unix(second+10, 5000).Sub(after); behind < 0 || behind > leaseWindow {
+				t.Errorf("renewed at %v, shown as %v", second+10, after)
+			}
+		}
+	}
+	if changes != 10 {
+		t.Errorf("%d renewals in 20 minutes", changes)
+	}
+	lease := virtualLease(at(1_000_000), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "virtual"}})
+	if *lease.Spec.HolderIdentity != "n1" || lease.OwnerReferences[0].UID != "virtual" || *lease.Spec.LeaseDurationSeconds < int32(2*leaseWindow.Seconds()) {
+		t.Errorf("%+v", lease)
+	}
+	if empty := virtualLease(&coordinationv1.Lease{}, &corev1.Node{}); empty.Spec.RenewTime != nil {
+		t.Errorf("never renewed, shown as %v", empty.Spec.RenewTime)
 	}
 }
 
@@ -386,7 +469,8 @@ func FuzzTranslations(f *testing.F) {
 		})
 		fuzz(t, data, func(in *corev1.PersistentVolume) any { return translateVolume(in, nil) })
 		fuzz(t, data, func(in *storagev1.StorageClass) any { return translateStorageClass(in) })
-		fuzz(t, data, func(in *corev1.Node) any { return virtualNode(in) })
+		fuzz(t, data, func(in *corev1.Node) any { return virtualNode(in, true) })
+		fuzz(t, data, func(in *coordinationv1.Lease) any { return virtualLease(in, &corev1.Node{}) })
 		fuzz(t, data, func(in *corev1.Event) any {
 			return translateEvent(translation.NewMessage(demo(), "web", "", ""), tenancy.Origin{}, in)
 		})

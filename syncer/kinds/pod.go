@@ -33,7 +33,7 @@ func pods(networks tenantnetwork.Networks) engine.Kind {
 			metadata, findings := podspec.Metadata(tenant)
 			return metadata.Labels, metadata.Annotations, findings
 		},
-		Translate: translatePod,
+		Translate: newPod,
 		Update:    updatePod,
 		Status:    podStatus,
 		Needs:     podNeeds,
@@ -53,6 +53,15 @@ func pods(networks tenantnetwork.Networks) engine.Kind {
 			}
 		},
 	}
+}
+
+// newPod leaves out what is added to a pod only once it is there.
+func newPod(ctx context.Context, l *engine.Link, tenant *corev1.Pod) (*corev1.Pod, []translation.Finding, error) {
+	super, findings, err := translatePod(ctx, l, tenant)
+	if super != nil {
+		super.Spec.EphemeralContainers = nil
+	}
+	return super, findings, err
 }
 
 // translatePod gathers what podspec.Translate depends on.
@@ -85,8 +94,24 @@ func translatePod(ctx context.Context, l *engine.Link, tenant *corev1.Pod) (*cor
 	}
 	super, findings := podspec.Translate(in)
 	isolated, err := isolation(ctx, l, tenant)
+	if err != nil {
+		return nil, nil, err
+	}
 	networkpolicy.Isolate(super, isolated)
-	return super, findings, err
+	misplaced, err := placement(ctx, l, super.Spec.NodeName)
+	return super, append(findings, misplaced...), err
+}
+
+// placement refuses a node, where the tenant names it, that its class does not offer.
+func placement(ctx context.Context, l *engine.Link, name string) ([]translation.Finding, error) {
+	if name == "" {
+		return nil, nil
+	}
+	node, err := engine.Get[*corev1.Node](ctx, l.SuperReader(), "", name)
+	if err != nil || (node != nil && l.Tenant().OffersNode(node.Labels)) {
+		return nil, err
+	}
+	return []translation.Finding{translation.Refuse("spec.nodeName", "the class of the virtual cluster offers no node "+name)}, nil
 }
 
 // updatePod carries onto a copy of the super pod what may change in the life of a pod.
@@ -97,7 +122,8 @@ func updatePod(l *engine.Link, tenant, super *corev1.Pod) []translation.Finding 
 	if isolated, err := isolation(ctx, l, tenant); err == nil {
 		networkpolicy.Isolate(super, isolated)
 	}
-	return podspec.Update(tenant, super)
+	podspec.Update(l.Tenant(), tenant, super)
+	return nil
 }
 
 // readKeys reads the names of variables that come from whole ConfigMaps and Secrets.

@@ -42,6 +42,11 @@ func podLifecycle(ctx context.Context, s *podSync) (engine.Verdict, error) {
 		return engine.Handled, deleteSuperPod(ctx, s, graceOf(tenant))
 	case super == nil && (finished(tenant) || len(tenant.Spec.SchedulingGates) > 0):
 		return engine.Handled, nil
+	case super == nil && s.Link.Tenant().SchedulesItself && !started(tenant):
+		if tenant.Spec.NodeName == "" {
+			return engine.Handled, nil // a scheduler of the tenant's has it
+		}
+		return engine.Continue, nil
 	case super == nil && wasBound(tenant):
 		return engine.Handled, deleteVanished(ctx, s)
 	case super == nil:
@@ -106,7 +111,7 @@ func finishPod(ctx context.Context, s *podSync) (time.Duration, error) {
 	if s.Super.Spec.NodeName != "" && s.Tenant.Spec.NodeName == "" {
 		return again, errors.Join(problem, bind(ctx, s))
 	}
-	return again, errors.Join(problem, pushGates(ctx, s), s.PushStatus(ctx))
+	return again, errors.Join(problem, pushSubresources(ctx, s), pushGates(ctx, s), s.PushStatus(ctx))
 }
 
 // bind tells the tenant's apiserver where its pod runs. The node comes first: a
@@ -210,6 +215,9 @@ func graceOf(pod *corev1.Pod) int64 {
 func finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
+
+// started tells whether a kubelet has had the pod: it says so in its first status.
+func started(tenant *corev1.Pod) bool { return tenant.Status.StartTime != nil }
 
 // wasBound tells a pod that the syncer has bound from one that its author put on a
 // node: only a binding makes the apiserver write this condition.

@@ -23,20 +23,21 @@ func podStatus(l *engine.Link, super, tenant *corev1.Pod) {
 func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
 	in := super.Status.DeepCopy()
 	out := corev1.PodStatus{
-		ObservedGeneration:    observed(super.Generation, in.ObservedGeneration, tenant.Generation, tenant.Status.ObservedGeneration),
-		Phase:                 in.Phase,
-		Message:               message.Clean(in.Message),
-		Reason:                in.Reason,
-		HostIP:                in.HostIP,
-		HostIPs:               in.HostIPs,
-		PodIP:                 in.PodIP,
-		PodIPs:                in.PodIPs,
-		StartTime:             in.StartTime,
-		QOSClass:              in.QOSClass,
-		InitContainerStatuses: cleanStatuses(message, tenant, in.InitContainerStatuses),
-		ContainerStatuses:     cleanStatuses(message, tenant, in.ContainerStatuses),
-		AllocatedResources:    in.AllocatedResources,
-		Resources:             in.Resources,
+		ObservedGeneration:         observed(super.Generation, in.ObservedGeneration, tenant.Generation, tenant.Status.ObservedGeneration),
+		Phase:                      in.Phase,
+		Message:                    message.Clean(in.Message),
+		Reason:                     in.Reason,
+		HostIP:                     in.HostIP,
+		HostIPs:                    in.HostIPs,
+		PodIP:                      in.PodIP,
+		PodIPs:                     in.PodIPs,
+		StartTime:                  in.StartTime,
+		QOSClass:                   in.QOSClass,
+		InitContainerStatuses:      cleanStatuses(message, tenant, in.InitContainerStatuses),
+		ContainerStatuses:          cleanStatuses(message, tenant, in.ContainerStatuses),
+		EphemeralContainerStatuses: cleanStatuses(message, tenant, in.EphemeralContainerStatuses),
+		AllocatedResources:         in.AllocatedResources,
+		Resources:                  in.Resources,
 	}
 	for _, condition := range in.Conditions {
 		if gated(tenant, condition.Type) {
@@ -47,7 +48,7 @@ func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
 		out.Conditions = append(out.Conditions, condition)
 	}
 	for _, condition := range tenant.Status.Conditions {
-		if gated(tenant, condition.Type) {
+		if gated(tenant, condition.Type) || (ofTenant(condition.Type) && !hasCondition(out.Conditions, condition.Type)) {
 			out.Conditions = append(out.Conditions, condition)
 		}
 	}
@@ -69,7 +70,8 @@ func observed(super, superObserved, tenant, before int64) int64 {
 func cleanStatuses(message translation.Message, tenant *corev1.Pod, statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	statuses = slices.DeleteFunc(statuses, func(status corev1.ContainerStatus) bool {
 		named := func(c corev1.Container) bool { return c.Name == status.Name }
-		return !slices.ContainsFunc(tenant.Spec.Containers, named) && !slices.ContainsFunc(tenant.Spec.InitContainers, named)
+		return !slices.ContainsFunc(tenant.Spec.Containers, named) && !slices.ContainsFunc(tenant.Spec.InitContainers, named) &&
+			!slices.ContainsFunc(tenant.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == status.Name })
 	})
 	for i := range statuses {
 		for _, state := range []*corev1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
@@ -79,6 +81,16 @@ func cleanStatuses(message translation.Message, tenant *corev1.Pod, statuses []c
 		}
 	}
 	return statuses
+}
+
+// ofTenant are the conditions that the tenant's own control plane writes too: where a
+// pod is placed by its scheduler, and why it is evicted by its users.
+func ofTenant(condition corev1.PodConditionType) bool {
+	return condition == corev1.PodScheduled || condition == corev1.DisruptionTarget
+}
+
+func hasCondition(conditions []corev1.PodCondition, kind corev1.PodConditionType) bool {
+	return slices.ContainsFunc(conditions, func(c corev1.PodCondition) bool { return c.Type == kind })
 }
 
 // gated tells whether a condition is one of the pod's readiness gates, which the

@@ -24,6 +24,7 @@ func All(networks tenantnetwork.Networks) []engine.Kind {
 		networkPolicies(networks),
 		// Up.
 		nodes(),
+		leases(),
 		persistentVolumes(),
 		storageClasses(),
 		events(),

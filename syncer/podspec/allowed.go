@@ -18,7 +18,6 @@ const (
 	ruleClaims       = "device claims are not offered"
 	ruleWindows      = "Windows nodes are not offered"
 	ruleOverhead     = "the overhead is the platform's own setting"
-	ruleEphemeral    = "ephemeral containers are not carried yet"
 	ruleProjection   = "this projected source is not offered"
 	ruleCertificates = "certificates and trust bundles of the cluster are not offered to pods"
 )
@@ -49,7 +48,6 @@ var allowed = translation.NewAllowList[corev1.PodSpec]("spec.", translation.Join
 		"resources.limits":              pass,
 		"resources.requests":            pass,
 		"resources.claims":              refuse(ruleClaims),
-		"ephemeralContainers":           ignore(ruleEphemeral),
 		"overhead":                      ignore(ruleOverhead),
 		"setHostnameAsFQDN":             handled, // dns.go
 
@@ -66,7 +64,7 @@ var allowed = translation.NewAllowList[corev1.PodSpec]("spec.", translation.Join
 		"affinity.podAntiAffinity":                 pass, // rewritten in scheduling.go
 		"topologySpreadConstraints":                pass,
 		"tolerations":                              handled, // scheduling.go
-		"nodeName":                                 refuse(ruleScheduling),
+		"nodeName":                                 handled, // scheduling.go
 		"schedulerName":                            handled, // scheduling.go
 		"priority":                                 handled, // scheduling.go
 		"priorityClassName":                        ignore(rulePriority),
@@ -95,10 +93,13 @@ var allowed = translation.NewAllowList[corev1.PodSpec]("spec.", translation.Join
 	},
 	container.Under("containers[]."),
 	container.Under("initContainers[]."),
+	// They go down through a subresource of their own, once the pod is there.
+	container.Under("ephemeralContainers[]."),
+	translation.Fields{"ephemeralContainers[].targetContainerName": pass},
 	volume.Under("volumes[]."),
 ))
 
-// container is the same for containers and init containers.
+// container is the same for containers, init containers and ephemeral ones.
 var container = translation.Fields{
 	"name":                                     pass,
 	"image":                                    pass,

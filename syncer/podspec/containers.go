@@ -6,13 +6,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// eachContainer visits containers and init containers, which may be changed.
+// eachContainer visits containers of all three sorts, which may be changed.
 func eachContainer(spec *corev1.PodSpec, visit func(path string, c *corev1.Container)) {
 	for i := range spec.InitContainers {
 		visit(fmt.Sprintf("spec.initContainers[%d]", i), &spec.InitContainers[i])
 	}
 	for i := range spec.Containers {
 		visit(fmt.Sprintf("spec.containers[%d]", i), &spec.Containers[i])
+	}
+	for i := range spec.EphemeralContainers {
+		// They have the fields of other containers, and one more.
+		visit(fmt.Sprintf("spec.ephemeralContainers[%d]", i), (*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }
 

@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,8 +12,16 @@ import (
 )
 
 func (t *translator) scheduling() {
-	if name := t.in.SchedulerName; name != "" && name != corev1.DefaultSchedulerName {
+	switch name := t.in.SchedulerName; {
+	case t.Tenant.SchedulesItself:
+		// Whichever scheduler the tenant runs, the pod comes with its node.
+		t.out.NodeName = t.in.NodeName
+	case t.in.NodeName != "":
+		t.refuse("spec.nodeName", ruleScheduling)
+	case name != "" && name != corev1.DefaultSchedulerName:
 		t.refuse("spec.schedulerName", ruleScheduler)
+	default:
+		t.confine()
 	}
 	// The tenant's apiserver writes the defaults into every pod.
 	if priority := t.in.Priority; priority != nil && *priority != 0 && t.in.PriorityClassName == "" {
@@ -22,7 +31,7 @@ func (t *translator) scheduling() {
 		t.ignore("spec.preemptionPolicy", rulePriority)
 	}
 	for _, toleration := range t.in.Tolerations {
-		if permittedToleration(toleration) {
+		if permittedToleration(t.Tenant, toleration) {
 			t.out.Tolerations = append(t.out.Tolerations, toleration)
 		} else {
 			t.ignore("spec.tolerations", "taints of the platform's nodes are not tolerated by tenants: "+toleration.Key)
@@ -76,21 +85,64 @@ func withoutReserved(selector *metav1.LabelSelector, t *translator, field string
 	}
 }
 
+// confine keeps the pod on the nodes that the class offers, where it offers some.
+func (t *translator) confine() {
+	offered := requirements(t.Tenant.Nodes)
+	if len(offered) == 0 {
+		return
+	}
+	if t.out.Affinity == nil {
+		t.out.Affinity = &corev1.Affinity{}
+	}
+	if t.out.Affinity.NodeAffinity == nil {
+		t.out.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	nodes := t.out.Affinity.NodeAffinity
+	if nodes.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		nodes.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: offered}}}
+		return
+	}
+	terms := nodes.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	for i := range terms {
+		// A term that asks for nothing matches no node, and must go on to.
+		if len(terms[i].MatchExpressions)+len(terms[i].MatchFields) > 0 {
+			terms[i].MatchExpressions = append(terms[i].MatchExpressions, offered...)
+		}
+	}
+}
+
+// requirements says of nodes what a selector says of labels.
+func requirements(selector *metav1.LabelSelector) []corev1.NodeSelectorRequirement {
+	if selector == nil {
+		return nil
+	}
+	var all []corev1.NodeSelectorRequirement
+	for _, key := range slices.Sorted(maps.Keys(selector.MatchLabels)) {
+		all = append(all, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpIn, Values: []string{selector.MatchLabels[key]}})
+	}
+	for _, expression := range selector.MatchExpressions {
+		// The operators of both have the same names.
+		all = append(all, corev1.NodeSelectorRequirement{Key: expression.Key, Operator: corev1.NodeSelectorOperator(expression.Operator), Values: slices.Clone(expression.Values)})
+	}
+	return all
+}
+
 // permittedToleration: those that Kubernetes puts on every pod, which say how long
-// a pod stays on a node that fails.
-func permittedToleration(toleration corev1.Toleration) bool {
-	return toleration.Effect == corev1.TaintEffectNoExecute &&
-		(toleration.Key == corev1.TaintNodeNotReady || toleration.Key == corev1.TaintNodeUnreachable)
+// a pod stays on a node that fails. Where the class offers nodes, and pods run on no
+// others, their taints are the tenant's to tolerate.
+func permittedToleration(t translation.Tenant, toleration corev1.Toleration) bool {
+	return t.Nodes != nil || (toleration.Effect == corev1.TaintEffectNoExecute &&
+		(toleration.Key == corev1.TaintNodeNotReady || toleration.Key == corev1.TaintNodeUnreachable))
 }
 
 // addTolerations adds permitted tolerations to a super pod: the API lets them be
 // added to a pod, and never taken away.
-func addTolerations(super *corev1.Pod, wanted []corev1.Toleration) {
+func addTolerations(t translation.Tenant, super *corev1.Pod, wanted []corev1.Toleration) {
 	for _, toleration := range wanted {
 		same := func(other corev1.Toleration) bool {
-			return other.Key == toleration.Key && other.Effect == toleration.Effect
+			return other.Key == toleration.Key && other.Effect == toleration.Effect && other.Operator == toleration.Operator && other.Value == toleration.Value
 		}
-		if permittedToleration(toleration) && !slices.ContainsFunc(super.Spec.Tolerations, same) {
+		if permittedToleration(t, toleration) && !slices.ContainsFunc(super.Spec.Tolerations, same) {
 			super.Spec.Tolerations = append(super.Spec.Tolerations, toleration)
 		}
 	}

@@ -65,28 +65,40 @@ func (t *translator) containers(visit func(path string, c *corev1.Container)) {
 	eachContainer(t.out, visit)
 }
 
-// Update carries onto a copy of the super pod what may change in the life of a pod:
-// images, the deadline and added tolerations. Labels and annotations are not its
-// business. What else differs is reported.
-func Update(tenant, super *corev1.Pod) []translation.Finding {
-	var findings []translation.Finding
+// Update carries onto a copy of the super pod what may change in the life of a pod
+// by an ordinary write: images, the deadline and added tolerations. Labels and
+// annotations are not its business.
+func Update(t translation.Tenant, tenant, super *corev1.Pod) {
 	super.Spec.ActiveDeadlineSeconds = tenant.Spec.ActiveDeadlineSeconds
-	images := map[string]*corev1.Container{}
-	eachContainer(&tenant.Spec, func(_ string, c *corev1.Container) { images[c.Name] = c })
-	eachContainer(&super.Spec, func(path string, c *corev1.Container) {
-		// A container that only the super cluster knows was injected there.
-		if wanted, known := images[c.Name]; known {
-			c.Image = wanted.Image
-			if !sameResources(wanted.Resources, c.Resources) {
-				findings = append(findings, translation.Ignore(path+".resources", "resizing a running pod is not carried yet"))
-			}
+	shared(tenant, super, func(wanted, has *corev1.Container) { has.Image = wanted.Image })
+	addTolerations(t, super, tenant.Spec.Tolerations)
+}
+
+// Resize carries the resources of the tenant's containers onto a copy of the super
+// pod, as the subresource of that name takes them. Those of the pod as a whole too.
+func Resize(tenant, super *corev1.Pod) {
+	shared(tenant, super, func(wanted, has *corev1.Container) {
+		if !sameResources(wanted.Resources, has.Resources) {
+			has.Resources.Requests, has.Resources.Limits = wanted.Resources.Requests, wanted.Resources.Limits
 		}
 	})
-	if len(tenant.Spec.EphemeralContainers) > 0 {
-		findings = append(findings, translation.Ignore("spec.ephemeralContainers", ruleEphemeral))
+	if all := tenant.Spec.Resources; all != nil && super.Spec.Resources != nil && !sameResources(*all, *super.Spec.Resources) {
+		super.Spec.Resources.Requests, super.Spec.Resources.Limits = all.Requests, all.Limits
 	}
-	addTolerations(super, tenant.Spec.Tolerations)
-	return findings
+}
+
+// shared visits the containers that both pods have: one that only the super cluster
+// knows was injected there. Ephemeral containers never change.
+func shared(tenant, super *corev1.Pod, visit func(wanted, has *corev1.Container)) {
+	wanted := map[string]*corev1.Container{}
+	eachContainer(&tenant.Spec, func(_ string, c *corev1.Container) { wanted[c.Name] = c })
+	for _, list := range [][]corev1.Container{super.Spec.InitContainers, super.Spec.Containers} {
+		for i := range list {
+			if c, known := wanted[list[i].Name]; known {
+				visit(c, &list[i])
+			}
+		}
+	}
 }
 
 // Metadata returns the labels and annotations of a super pod that come from the tenant's.

@@ -106,10 +106,9 @@ func TestRefusedAndIgnored(t *testing.T) {
 		"default tolerations": {func(p *corev1.Pod) {
 			p.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute, Operator: corev1.TolerationOpExists, TolerationSeconds: &seconds}}
 		}, "", "", false},
-		"ephemeral container": {func(p *corev1.Pod) { p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}} }, "spec.ephemeralContainers", "not carried", false},
-		"host users":          {func(p *corev1.Pod) { p.Spec.HostUsers = &yes }, "", "", false},
-		"own user namespace":  {func(p *corev1.Pod) { p.Spec.HostUsers = &no }, "", "", false},
-		"not privileged":      {func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &no} }, "", "", false},
+		"host users":         {func(p *corev1.Pod) { p.Spec.HostUsers = &yes }, "", "", false},
+		"own user namespace": {func(p *corev1.Pod) { p.Spec.HostUsers = &no }, "", "", false},
+		"not privileged":     {func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &no} }, "", "", false},
 	} {
 		pod := tenantPod()
 		tc.edit(pod)
@@ -212,20 +211,59 @@ func TestUpdate(t *testing.T) {
 	toleration := corev1.Toleration{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds}
 	tenant.Spec.Tolerations = []corev1.Toleration{toleration, {Key: "dedicated"}}
 	super.Spec.Containers = append(super.Spec.Containers, corev1.Container{Name: "injected", Image: "mesh:1"})
-	if findings := Update(tenant, super); len(findings) > 0 {
-		t.Error(findings)
-	}
+	Update(demo(), tenant, super)
 	if super.Spec.Containers[0].Image != "front:2" || super.Spec.Containers[1].Image != "mesh:1" || *super.Spec.ActiveDeadlineSeconds != 60 {
 		t.Errorf("spec %+v", super.Spec)
 	}
 	if diff := cmp.Diff([]corev1.Toleration{toleration}, super.Spec.Tolerations); diff != "" {
 		t.Error(diff)
 	}
-	tenant.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: quantity("2")}
-	tenant.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}}
-	findings := Update(tenant, super)
-	if len(findings) != 2 || translation.Refused(findings) {
-		t.Errorf("findings %v", findings)
+	if diff := cmp.Diff(tenantPod().Spec.Containers[0].Resources, super.Spec.Containers[0].Resources); diff != "" {
+		t.Errorf("resized by an ordinary write: %s", diff)
+	}
+}
+
+func TestResize(t *testing.T) {
+	tenant, super := tenantPod(), tenantPod()
+	limited := corev1.ResourceList{corev1.ResourceMemory: quantity("64Mi")}
+	super.Spec.Containers[0].Resources.Requests = limited // from a LimitRange of the super cluster
+	super.Spec.Containers = append(super.Spec.Containers, corev1.Container{Name: "injected"})
+	before := super.DeepCopy()
+	Resize(tenant, super)
+	if diff := cmp.Diff(before, super); diff != "" {
+		t.Errorf("a pod that asks for nothing was resized: %s", diff)
+	}
+	asked := corev1.ResourceList{corev1.ResourceCPU: quantity("2")}
+	tenant.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: asked, Limits: asked}
+	Resize(tenant, super)
+	if diff := cmp.Diff(tenant.Spec.Containers[0].Resources, super.Spec.Containers[0].Resources); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Ephemeral containers are rewritten and refused as all others are.
+func TestEphemeralContainers(t *testing.T) {
+	yes := true
+	pod := tenantPod()
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{
+		TargetContainerName: "main",
+		EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name: "debugger", Image: "debug:1",
+			Env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}}}}},
+		},
+	}}
+	got, findings := Translate(input(pod))
+	container := got.Spec.EphemeralContainers[0]
+	ref := container.Env[len(container.Env)-1].ValueFrom.ConfigMapKeyRef
+	if len(findings) > 0 || container.Image != "debug:1" || container.TargetContainerName != "main" || ref.Name != tenancy.SuperConfigMap("kube-root-ca.crt") || len(container.Env) < 2 {
+		t.Errorf("%v %+v", findings, container)
+	}
+	if references := ReferencesOf(pod); !references.ConfigMaps["kube-root-ca.crt"] {
+		t.Errorf("references %+v", references)
+	}
+	pod.Spec.EphemeralContainers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes}
+	if _, findings := Translate(input(pod)); !translation.Refused(findings) {
+		t.Errorf("a privileged debugger passes: %v", findings)
 	}
 }
 
@@ -309,7 +347,7 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 		_ = translation.Summary(findings, true)
-		Update(pod, super)
+		Update(demo(), pod, super)
 	})
 }
 

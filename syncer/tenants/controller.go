@@ -131,7 +131,11 @@ func (r *Reconciler) tenant(ctx context.Context, vc *tenancyv1alpha1.VirtualClus
 		return translation.Tenant{}, nil, fmt.Errorf("reading class %s: %w", vc.Spec.ClassName, err)
 	}
 	tenant, err := translation.NewTenant(vc, class)
-	return tenant, nil, err
+	if err != nil {
+		message := fmt.Sprintf("VirtualClusterClass %s with this virtual cluster: %v", class.Name, err)
+		return translation.Tenant{}, &engine.State{Reason: tenancyv1alpha1.ReasonClassInvalid, Message: message}, nil //nolint:nilerr // the state says it
+	}
+	return tenant, nil, nil
 }
 
 // credentials reads the syncer's kubeconfig for a tenant. A state says why that is

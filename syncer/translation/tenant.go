@@ -5,6 +5,10 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
@@ -21,6 +25,11 @@ type Tenant struct {
 	// StorageClasses are the super cluster's StorageClasses that the tenant sees;
 	// empty for the default one only.
 	StorageClasses []string
+	// Nodes picks the super nodes that the tenant sees from the start, and on which
+	// alone its pods run; nil where nodes appear with the tenant's pods.
+	Nodes *metav1.LabelSelector
+	// SchedulesItself says that a scheduler in the tenant's cluster places its pods.
+	SchedulesItself bool
 	// ClusterDomain is the DNS domain of the tenant's Services.
 	ClusterDomain string
 	// DNSAddress is where the tenant's DNS Service is by convention: the tenth
@@ -41,11 +50,16 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 	for range dnsOffset {
 		dns = dns.Next()
 	}
+	if _, err := metav1.LabelSelectorAsSelector(class.Spec.Nodes.Selector); err != nil {
+		return Tenant{}, fmt.Errorf("spec.nodes.selector: %w", err)
+	}
 	return Tenant{
 		Tenant:           tenancy.Tenant{UID: vc.UID, Namespace: vc.Namespace, Name: vc.Name},
 		PodSecurity:      class.Spec.PodSecurity,
 		RuntimeClassName: class.Spec.RuntimeClassName,
 		StorageClasses:   slices.Clone(class.Spec.StorageClasses),
+		Nodes:            class.Spec.Nodes.Selector.DeepCopy(),
+		SchedulesItself:  class.Spec.Scheduling == tenancyv1alpha1.ScheduledByTenant,
 		ClusterDomain:    vc.Spec.ClusterDomain,
 		DNSAddress:       dns.String(),
 	}, nil
@@ -54,7 +68,18 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 // Equal tells whether both tenants translate alike.
 func (t Tenant) Equal(other Tenant) bool {
 	return t.Tenant == other.Tenant && t.PodSecurity == other.PodSecurity && t.RuntimeClassName == other.RuntimeClassName &&
-		slices.Equal(t.StorageClasses, other.StorageClasses) && t.ClusterDomain == other.ClusterDomain && t.DNSAddress == other.DNSAddress
+		slices.Equal(t.StorageClasses, other.StorageClasses) && t.SchedulesItself == other.SchedulesItself &&
+		equality.Semantic.DeepEqual(t.Nodes, other.Nodes) && t.ClusterDomain == other.ClusterDomain && t.DNSAddress == other.DNSAddress
+}
+
+// OffersNode tells whether the tenant sees a node with these labels from the start.
+// Where nodes appear with its pods, it sees none so.
+func (t Tenant) OffersNode(node map[string]string) bool {
+	if t.Nodes == nil {
+		return false
+	}
+	selector, err := metav1.LabelSelectorAsSelector(t.Nodes)
+	return err == nil && selector.Matches(labels.Set(node)) // NewTenant has parsed it
 }
 
 // OffersStorageClass tells whether the tenant may use the super cluster's
