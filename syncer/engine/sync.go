@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
@@ -143,7 +142,7 @@ func (s *Sync[T]) UpdateSuper(ctx context.Context) error {
 		found = more
 	}
 	s.report(ctx, found)
-	if translation.Refused(found) || equality.Semantic.DeepEqual(s.Super, changed) {
+	if translation.Refused(found) || same(s.Super, changed) {
 		return nil
 	}
 	return s.patchSuper(ctx, changed)
@@ -156,7 +155,7 @@ func (s *Sync[T]) PushStatus(ctx context.Context) error {
 	}
 	changed := s.Tenant.DeepCopyObject().(T)
 	s.kind.Status(s.Link, s.Super, changed)
-	if equality.Semantic.DeepEqual(s.Tenant, changed) {
+	if same(s.Tenant, changed) {
 		return nil
 	}
 	s.countWrite(s.kind.Name, "tenant", "status")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
@@ -231,7 +230,7 @@ func (u *Up[T]) update(ctx context.Context, l *Link, key Key, tenant, desired T)
 	delete(annotations, tenancy.AnnotationUnusedSince)
 	changed.SetAnnotations(annotations)
 	u.Merge(changed, desired)
-	if !equality.Semantic.DeepEqual(tenant, changed) {
+	if !same(tenant, changed) {
 		l.countWrite(u.Name, "tenant", "patch")
 		if err := l.TenantClient().Patch(ctx, changed, client.MergeFromWithOptions(tenant, client.MergeFromWithOptimisticLock{})); err != nil {
 			return fmt.Errorf("changing %s in the tenant's cluster: %w", key, err)
@@ -242,7 +241,7 @@ func (u *Up[T]) update(ctx context.Context, l *Link, key Key, tenant, desired T)
 	}
 	status := changed.DeepCopyObject().(T)
 	u.Status(status, desired)
-	if equality.Semantic.DeepEqual(changed, status) {
+	if same(changed, status) {
 		return nil
 	}
 	l.countWrite(u.Name, "tenant", "status")
