@@ -50,7 +50,7 @@ type Link struct {
 	super  client.Client
 
 	// ctx ends with the link. Workers are shared and know no link's end.
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // it is the life of the link
 	cancel context.CancelFunc
 	done   chan struct{}
 

@@ -18,7 +18,7 @@ type Reason string
 const (
 	// Missing objects should be on the other side, and are not.
 	Missing Reason = "missing"
-	// Drift: both objects are there, and not as they should be.
+	// Drift says that both objects are there, and not as they should be.
 	Drift Reason = "drift"
 	// Orphan objects should not be there.
 	Orphan Reason = "orphan"

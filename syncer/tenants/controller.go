@@ -133,7 +133,7 @@ func (r *Reconciler) tenant(ctx context.Context, vc *tenancyv1alpha1.VirtualClus
 	tenant, err := translation.NewTenant(vc, class)
 	if err != nil {
 		message := fmt.Sprintf("VirtualClusterClass %s with this virtual cluster: %v", class.Name, err)
-		return translation.Tenant{}, &engine.State{Reason: tenancyv1alpha1.ReasonClassInvalid, Message: message}, nil //nolint:nilerr // the state says it
+		return translation.Tenant{}, &engine.State{Reason: tenancyv1alpha1.ReasonClassInvalid, Message: message}, nil
 	}
 	return tenant, nil, nil
 }

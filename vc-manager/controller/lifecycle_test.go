@@ -115,7 +115,7 @@ func unwantedSchedulerGoes(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	eventually(t, func(ctx context.Context) error {
 		err := super.Client.Get(ctx, client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: controlplane.Scheduler}, &appsv1.Deployment{})
 		if !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the scheduler is still there: %v", err)
+			return fmt.Errorf("the scheduler is still there: error %w", err)
 		}
 		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(vc), vc); err != nil {
 			return err
