@@ -86,14 +86,14 @@ func pool(q *Queue[int, int], workers int, takes func(tenant int) time.Duration,
 					return
 				}
 				took := takes(item.Tenant)
-				time.Sleep(took) //nolint:forbidigo // in a bubble of fake time
+				time.Sleep(took)
 				r.spent[item.Tenant] += took
 				r.handled[item.Tenant]++
 				q.Done(item)
 			}
 		}()
 	}
-	time.Sleep(during) //nolint:forbidigo // in a bubble of fake time
+	time.Sleep(during)
 	q.ShutDown()
 	spent, handled = map[int]time.Duration{}, map[int]int{}
 	for range workers {

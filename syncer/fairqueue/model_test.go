@@ -60,7 +60,7 @@ func (c *tester) known(tenant, key int) *modelKey {
 
 // advance does to the model what time does.
 func (c *tester) advance(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // in a bubble of fake time
+	time.Sleep(d)
 	synctest.Wait()
 	now := time.Now()
 	for _, t := range c.m.tenants {
