@@ -40,6 +40,8 @@ func kindMapper() meta.RESTMapper {
 	}
 	mapper.Add(storage.WithKind("StorageClass"), meta.RESTScopeRoot)
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
+	// A cache of some namespaces alone looks up the kind of a list as well.
+	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("LeaseList"), meta.RESTScopeNamespace)
 	mapper.Add(networking.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
 	return mapper
 }

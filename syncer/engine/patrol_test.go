@@ -17,6 +17,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -241,6 +242,11 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 	ctx := t.Context()
 	ns, superNS := w.furnish()
 
+	for _, resource := range w.engine.Resources() {
+		if _, err := w.link.Inventory(ctx, resource); err != nil {
+			t.Error(err)
+		}
+	}
 	before := counted(t, repairs)
 	complete := counted(t, rounds)["complete"]
 	stop := w.patrol()
@@ -270,8 +276,8 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 	up := there(t, w.tenant, "", "node", &corev1.Node{}, nil)
 	up.Spec.Unschedulable = true
 	must(t, w.tenant.Update(ctx, up))
-	left := node("left")
-	left.Labels = map[string]string{tenancy.LabelManagedBy: tenancy.ManagedBySyncer}
+	// No controller of the tenant touches it, so that no other event comes for it.
+	left := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "left", Labels: map[string]string{tenancy.LabelManagedBy: tenancy.ManagedBySyncer}}, Provisioner: tenancy.OpaqueDriver}
 	must(t, w.tenant.Create(ctx, left))
 	must(t, w.tenant.Create(ctx, node("own")))
 
@@ -292,7 +298,7 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 		{Resource: "configmaps", Namespace: ns, Name: "config"}: engine.Drift,
 		{Resource: "secrets", Namespace: ns, Name: "orphan"}:    engine.Orphan,
 		{Resource: "nodes", Name: "node"}:                       engine.Drift,
-		{Resource: "nodes", Name: "left"}:                       engine.Orphan,
+		{Resource: "storageclasses", Name: "left"}:              engine.Orphan,
 		{Resource: "nodes", Name: "own"}:                        "",
 		{Resource: "pods", Namespace: ns, Name: "web"}:          "",
 		{Resource: "pods", Namespace: ns, Name: "refused"}:      "",
@@ -316,7 +322,7 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 	must(t, w.super.Get(ctx, client.ObjectKeyFromObject(foreign), foreign))
 	must(t, w.tenant.Get(ctx, client.ObjectKey{Name: "own"}, &corev1.Node{}))
 	want := map[string]float64{
-		"services missing": 2, "services orphan": 1, "configmaps drift": 1, "secrets orphan": 1, "nodes drift": 1, "nodes orphan": 1,
+		"services missing": 2, "services orphan": 1, "configmaps drift": 1, "secrets orphan": 1, "nodes drift": 1, "storageclasses orphan": 1,
 	}
 	eventually(t, "the count of repairs", func(context.Context) error {
 		if diff := cmp.Diff(want, repairedSince(t, before)); diff != "" {
