@@ -69,39 +69,40 @@ func (s *Set) Apply(d *Delta) (*Set, error) {
 	if d.From != s.generation || d.To <= d.From {
 		return nil, fmt.Errorf("delta of %s from generation %d to %d does not fit generation %d", d.Tenant, d.From, d.To, s.generation)
 	}
+	// What the delta does not touch was found to be in order before.
+	if err := d.check(); err != nil {
+		return nil, err
+	}
 	next := &Set{tenant: s.tenant, generation: d.To, ranges: d.Ranges, sum: s.sum, backends: s.backends}
 	next.services = make([]Service, 0, max(0, len(s.services)+len(d.Put)-len(d.Remove)))
-	drop := func(old *Service) {
-		next.sum.subtract(old.hash())
-		next.backends -= len(old.Endpoints)
+	rest, put, remove := s.services, d.Put, d.Remove
+	// upTo takes over what stands before the key, and whether the key itself follows.
+	upTo := func(key Key) (follows bool) {
+		n, follows := slices.BinarySearchFunc(rest, key, func(s Service, k Key) int { return s.Compare(k) })
+		next.services = append(next.services, rest[:n]...)
+		rest = rest[n:]
+		if follows {
+			next.sum.subtract(rest[0].hash())
+			next.backends -= len(rest[0].Endpoints)
+			rest = rest[1:]
+		}
+		return follows
 	}
-	put, remove := d.Put, d.Remove
-	for i := range s.services {
-		old := &s.services[i]
-		for len(put) > 0 && put[0].Compare(old.Key) < 0 {
+	for len(put) > 0 || len(remove) > 0 {
+		if len(remove) == 0 || len(put) > 0 && put[0].Compare(remove[0]) < 0 {
+			upTo(put[0].Key)
 			next.take(put[0])
 			put = put[1:]
+			continue
 		}
-		switch {
-		case len(remove) > 0 && remove[0] == old.Key:
-			remove = remove[1:]
-			drop(old)
-		case len(put) > 0 && put[0].Key == old.Key:
-			drop(old)
-			next.take(put[0])
-			put = put[1:]
-		default:
-			next.services = append(next.services, *old)
+		if !upTo(remove[0]) {
+			return nil, fmt.Errorf("delta of %s removes %s, which the rule set does not have", d.Tenant, remove[0])
 		}
+		remove = remove[1:]
 	}
-	for _, service := range put {
-		next.take(service)
-	}
-	if len(remove) > 0 {
-		return nil, fmt.Errorf("delta of %s removes %s, which the rule set does not have", d.Tenant, remove[0])
-	}
-	if err := next.check(); err != nil {
-		return nil, err
+	next.services = append(next.services, rest...)
+	if len(next.services) > MaxServices || next.backends > MaxBackends {
+		return nil, fmt.Errorf("delta of %s leads to %d services and %d endpoints, more than %d and %d", d.Tenant, len(next.services), next.backends, MaxServices, MaxBackends)
 	}
 	if digest := next.Digest(); digest != d.Digest {
 		return nil, fmt.Errorf("delta of %s to generation %d: the digest is %s, not %s", d.Tenant, d.To, digest, d.Digest)

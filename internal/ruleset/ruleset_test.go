@@ -85,6 +85,7 @@ func TestDeltaOfAnotherSetIsRefused(t *testing.T) {
 		"gap":     func(d *Delta) { d.From++ },
 		"back":    func(d *Delta) { d.To = d.From },
 		"digest":  func(d *Delta) { d.Digest[0]++ },
+		"order":   func(d *Delta) { d.Put = append(d.Put[:len(d.Put):len(d.Put)], d.Put[0]) },
 		"unknown": func(d *Delta) { d.Remove = append(d.Remove[:0:0], Key{netip.MustParseAddr("192.0.2.1"), TCP, 1}) },
 	} {
 		bad := *good
