@@ -164,12 +164,14 @@ func TestAgentIsStartedAnew(t *testing.T) {
 			var line net.Conn
 			ctx, restart := context.WithCancel(t.Context())
 			way := &pair{serial: serial}
+			ended := make(chan struct{}, 8)
 			way.accept = func(conn net.Conn) {
 				mu.Lock()
 				line = conn
 				s, ctx := server, ctx
 				mu.Unlock()
 				_ = s.Serve(ctx, conn, serial)
+				ended <- struct{}{}
 				if !serial {
 					conn.Close()
 				}
@@ -180,6 +182,7 @@ func TestAgentIsStartedAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			restart()
+			<-ended // two agents do not read from one port
 			mu.Lock()
 			server, ctx = agent(engine), t.Context()
 			if serial { // the port stays, and the host sees nothing

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // backend is a server at one address and port, for TCP and UDP, that tells its
@@ -151,7 +153,10 @@ func (s *session) echo(text string) error {
 }
 
 // flow is a UDP socket that keeps its port.
-type flow struct{ net.Conn }
+type flow struct {
+	net.Conn
+	deadline time.Time
+}
 
 func (n *namespace) flow(ctx context.Context, to netip.AddrPort) (*flow, error) {
 	f := &flow{}
@@ -162,21 +167,37 @@ func (n *namespace) flow(ctx context.Context, to netip.AddrPort) (*flow, error) 
 	if err != nil {
 		return nil, err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = f.SetDeadline(deadline)
-	}
+	f.deadline, _ = ctx.Deadline()
 	return f, nil
 }
 
-// ask sends a datagram and hears who answers.
+// answerTime is how long an answer may take before the question counts as lost.
+const answerTime = 500 * time.Millisecond
+
+// ask sends a datagram, again where it seems lost, and hears who answers.
 func (f *flow) ask() (netip.AddrPort, error) {
-	if _, err := f.Write([]byte("who")); err != nil {
-		return netip.AddrPort{}, err
-	}
 	var space [64]byte
-	length, err := f.Read(space[:])
-	if err != nil {
-		return netip.AddrPort{}, err
+	// What answers an earlier question tells nothing of now.
+	_ = f.SetReadDeadline(time.Now().Add(time.Millisecond))
+	for {
+		if _, err := f.Read(space[:]); errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		} else if err != nil {
+			return netip.AddrPort{}, err
+		}
 	}
-	return netip.ParseAddrPort(string(space[:length]))
+	for {
+		if _, err := f.Write([]byte("who")); err != nil {
+			return netip.AddrPort{}, err
+		}
+		_ = f.SetReadDeadline(time.Now().Add(answerTime))
+		length, err := f.Read(space[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(f.deadline) {
+			continue
+		}
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		return netip.ParseAddrPort(string(space[:length]))
+	}
 }
