@@ -119,7 +119,7 @@ func reachServices(t *testing.T, tn *tenant) {
 			return nil
 		})
 	}
-	// A backend that is alone behind its Service calls itself.
+	// A backend that calls its own Service gets itself, too.
 	out := tn.kubectl(t, "exec", "deploy/echo", "--", "sh", "-c",
 		"for i in 1 2 3 4 5 6 7 8; do timeout 5 wget -q -O - http://10.96.0.100/hostname || exit 1; echo; done")
 	if own := strings.TrimSpace(tn.kubectl(t, "exec", "deploy/echo", "--", "hostname")); !strings.Contains(out, own) {

@@ -58,12 +58,12 @@ func measureMemory(ctx context.Context, root string, r *result) (err error) {
 		return err
 	}
 	socket := func(name string) string { return filepath.Join(dir, name+".sock") }
-	criExt, err := start(root, dir, nil, "cri-ext", "serve", "--listen="+socket("cri"), "--runtime="+socket("no-runtime"), "--feed="+socket("feed"), "--admin="+socket("admin"))
+	criExt, err := start(root, dir, "", "cri-ext", "serve", "--listen="+socket("cri"), "--runtime="+socket("no-runtime"), "--feed="+socket("feed"), "--admin="+socket("admin"))
 	if err != nil {
 		return err
 	}
 	defer end(criExt)
-	proxy, err := start(root, dir, []string{"KUBECONFIG=" + kubeconfigFile, "GOGC=50"}, "tenant-proxy",
+	proxy, err := start(root, dir, kubeconfigFile, "tenant-proxy",
 		"--node-name="+benchNode, "--cri-ext-socket="+socket("feed"), "--metrics-bind-address=0", "--health-probe-bind-address=127.0.0.1:0")
 	if err != nil {
 		return err
@@ -122,7 +122,6 @@ func fill(ctx context.Context, cluster *testenv.Cluster, count int) error {
 		group.Go(func() error {
 			name := fmt.Sprintf("service-%d", i)
 			address := serviceAddress(i)
-			// Some addresses are the apiserver's own choice and taken; it picks others.
 			err := c.Create(ctx, &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 				Spec:       corev1.ServiceSpec{ClusterIP: address.String(), Ports: []corev1.ServicePort{{Port: 80}}},
@@ -142,15 +141,16 @@ func fill(ctx context.Context, cluster *testenv.Cluster, count int) error {
 	return group.Wait()
 }
 
-// start runs a program of bin/ with its output in dir.
-func start(root, dir string, env []string, program string, args ...string) (*exec.Cmd, error) {
+// start runs a program of bin/ with its output in dir, and with its own settings of
+// memory, whatever this process was given.
+func start(root, dir, kubeconfigFile, program string, args ...string) (*exec.Cmd, error) {
 	output, err := os.Create(filepath.Join(dir, program+".log"))
 	if err != nil {
 		return nil, err
 	}
 	defer output.Close()
 	command := exec.Command(filepath.Join(root, "bin", program), args...)
-	command.Env = append(os.Environ(), env...)
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + kubeconfigFile}
 	command.Stdout, command.Stderr = output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {

@@ -37,18 +37,11 @@ type Tenant struct {
 	DNSAddress string
 }
 
-// dnsOffset is the place of the DNS Service in the service range, as kubeadm has it.
-const dnsOffset = 10
-
 // NewTenant reads the settings of a virtual cluster and its class.
 func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.VirtualClusterClass) (Tenant, error) {
 	prefix, err := netip.ParsePrefix(vc.Spec.ServiceCIDR)
 	if err != nil {
 		return Tenant{}, fmt.Errorf("reading the service range of virtual cluster %s/%s: %w", vc.Namespace, vc.Name, err)
-	}
-	dns := prefix.Masked().Addr()
-	for range dnsOffset {
-		dns = dns.Next()
 	}
 	if _, err := metav1.LabelSelectorAsSelector(class.Spec.Nodes.Selector); err != nil {
 		return Tenant{}, fmt.Errorf("spec.nodes.selector: %w", err)
@@ -61,7 +54,7 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 		Nodes:            class.Spec.Nodes.Selector.DeepCopy(),
 		SchedulesItself:  class.Spec.Scheduling == tenancyv1alpha1.ScheduledByTenant,
 		ClusterDomain:    vc.Spec.ClusterDomain,
-		DNSAddress:       dns.String(),
+		DNSAddress:       tenancy.DNSAddress(prefix).String(),
 	}, nil
 }
 

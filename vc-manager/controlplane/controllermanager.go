@@ -16,8 +16,8 @@ const controllerManagerPort = 10257
 const controllers = "*" +
 	// Nodes are the super cluster's: it gives them addresses and routes, attaches
 	// their volumes and knows their cloud, and it watches their health. A vNode's
-	// conditions come from the syncer, which renews no lease, so a tenant's own
-	// node-lifecycle-controller would find every node dead and evict its pods.
+	// conditions come from the syncer, which renews leases too seldom for a tenant's
+	// own node-lifecycle-controller: it would find every node dead and evict its pods.
 	// taint-eviction-controller stays: it acts on taints, which tenants may set.
 	",-node-ipam-controller,-node-route-controller,-node-lifecycle-controller" +
 	",-cloud-node-lifecycle-controller,-persistentvolume-attach-detach-controller" +
