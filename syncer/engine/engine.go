@@ -164,13 +164,13 @@ func (e *Engine) Stop(tenant types.UID) {
 	}
 }
 
-// Update gives a running tenant other settings and looks at all its objects again.
+// Update gives a running tenant other settings. It looks at all its objects again if
+// they are translated differently by them.
 func (e *Engine) Update(ctx context.Context, tenant translation.Tenant) error {
 	link := e.Link(tenant.UID)
-	if link == nil || link.Tenant().Equal(tenant) {
+	if link == nil || !link.settle(tenant) {
 		return nil
 	}
-	link.tenant.Store(&tenant)
 	return link.requeueAll(ctx)
 }
 

@@ -126,12 +126,25 @@ func (l *Link) setState(state State) {
 	}
 }
 
-// announce tells the queues how the link is. A tenant that does not answer hands
-// out no keys: its handlings would hang, and keep workers from others.
+// announce tells the queues how the link is, and its tenant's weight. A tenant that
+// does not answer hands out no keys: its handlings would hang, and keep workers from
+// others. The caller holds the lock, so that the latest news is told last.
 func (l *Link) announce() {
-	settings := fairqueue.Tenant{Paused: !l.state.Synced}
+	settings := fairqueue.Tenant{Weight: l.Tenant().Weight, Paused: !l.state.Synced}
 	l.engine.down.Set(l, settings)
 	l.engine.up.Set(l, settings)
+}
+
+// settle gives the link other settings of its tenant, and tells whether it translates
+// differently by them.
+func (l *Link) settle(tenant translation.Tenant) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.tenant.Swap(&tenant)
+	if before.Weight != tenant.Weight && l.ctx.Err() == nil {
+		l.announce()
+	}
+	return !before.Equal(tenant)
 }
 
 // Enqueue asks for a key to be handled.

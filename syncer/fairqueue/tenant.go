@@ -61,6 +61,16 @@ func (q *Queue[T, K]) Set(id T, settings Tenant) {
 	q.wake.Broadcast()
 }
 
+// Settings are those that a tenant has been announced with, and whether it is known.
+func (q *Queue[T, K]) Settings(id T) (Tenant, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t := q.tenants[id]; t != nil && !t.removed {
+		return t.settings, true
+	}
+	return Tenant{}, false
+}
+
 // Remove takes a tenant away, with all its keys. The channel is closed when its last
 // handling has ended. A tenant that is not known is fine.
 func (q *Queue[T, K]) Remove(id T) <-chan struct{} {

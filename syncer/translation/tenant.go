@@ -35,6 +35,9 @@ type Tenant struct {
 	// DNSAddress is where the tenant's DNS Service is by convention: the tenth
 	// address of its service range. It is used until that Service exists.
 	DNSAddress string
+	// Weight is the tenant's share of the syncer's workers, relative to the others'. It
+	// has no part in what is translated.
+	Weight int
 }
 
 // NewTenant reads the settings of a virtual cluster and its class.
@@ -55,6 +58,7 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 		SchedulesItself:  class.Spec.Scheduling == tenancyv1alpha1.ScheduledByTenant,
 		ClusterDomain:    vc.Spec.ClusterDomain,
 		DNSAddress:       tenancy.DNSAddress(prefix).String(),
+		Weight:           int(class.Spec.Syncer.Weight),
 	}, nil
 }
 

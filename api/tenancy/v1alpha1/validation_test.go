@@ -91,6 +91,7 @@ func TestVirtualClusterClassDefaults(t *testing.T) {
 		"apiServer": map[string]any{}, "controllerManager": map[string]any{}, "scheduler": map[string]any{}, "metricsServer": map[string]any{},
 		"exposure": map[string]any{"type": "LoadBalancer"},
 		"nodes":    map[string]any{"mode": "onDemand"}, "scheduling": "super",
+		"syncer": map[string]any{"weight": int64(10)},
 	}
 	if diff := cmp.Diff(want, class.Object["spec"]); diff != "" {
 		t.Error(diff)
@@ -151,13 +152,16 @@ podSecurity: restricted
 runtimeClassName: kata
 storageClasses: [fast, slow]
 nodes: {mode: selected, selector: {matchLabels: {pool: tenants}, matchExpressions: [{key: zone, operator: In, values: [a, b]}]}}
-scheduling: tenant`, ""},
+scheduling: tenant
+syncer: {weight: 100}`, ""},
 		"all nodes":              {"nodes: {mode: selected, selector: {}}", ""},
 		"selected by nothing":    {"nodes: {mode: selected}", "selector goes with mode selected"},
 		"selector on demand":     {"nodes: {selector: {}}", "selector goes with mode selected"},
 		"another mode":           {"nodes: {mode: all}", "Unsupported value"},
 		"another scheduler":      {"scheduling: me", "Unsupported value"},
 		"scheduled blindly":      {"scheduling: tenant", "needs nodes.mode selected"},
+		"no weight":              {"syncer: {weight: 0}", "greater than or equal to 1"},
+		"too much weight":        {"syncer: {weight: 101}", "less than or equal to 100"},
 		"another kind":           {"kind: Shared", "Unsupported value"},
 		"another level":          {"podSecurity: none", "Unsupported value"},
 		"another exposure":       {"exposure: {type: ExternalName}", "Unsupported value"},

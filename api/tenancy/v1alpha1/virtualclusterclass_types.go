@@ -119,6 +119,24 @@ type VirtualClusterClassSpec struct {
 	// +kubebuilder:default=super
 	// +optional
 	Scheduling Scheduling `json:"scheduling,omitempty"`
+
+	// Syncer says how the syncer serves the tenants of this class.
+	// +kubebuilder:default={}
+	// +optional
+	Syncer SyncerSpec `json:"syncer,omitempty"`
+}
+
+// SyncerSpec says how the syncer serves tenants.
+type SyncerSpec struct {
+	// Weight is each tenant's share of the syncer's workers while others wait for them
+	// too: one of weight 20 gets twice the time of one of weight 10. Where nobody waits
+	// it changes nothing.
+	//
+	// +kubebuilder:default=10
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	// +optional
+	Weight int32 `json:"weight,omitempty"`
 }
 
 // NodesMode says when a node of the super cluster appears in a tenant's cluster.
