@@ -10,13 +10,9 @@ import (
 	"testing"
 	"time"
 
-	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
-	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
-	"github.com/bulkhead-dev/bulkhead/internal/pki"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/syncer/rbac"
@@ -65,43 +61,17 @@ func withClusters(m *testing.M) (int, error) {
 		defer all[i].Stop()
 	}
 	super, clusters[0], clusters[1] = all[0], all[1], all[2]
-	if superConfig, err = grant(ctx, super, "bulkhead-test:syncer", append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...)); err != nil {
+	if superConfig, err = super.Grant(ctx, "bulkhead-test:syncer", append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...)); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
-}
-
-// grant gives a user exactly the rules, and returns a kubeconfig for it.
-func grant(ctx context.Context, cluster *testenv.Cluster, user string, rules []rbacv1.PolicyRule) ([]byte, error) {
-	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}
-	binding := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-	}
-	if err := cluster.Client.Create(ctx, role); err != nil {
-		return nil, fmt.Errorf("granting the syncer's rules: %w", err)
-	}
-	if err := cluster.Client.Create(ctx, binding); err != nil {
-		return nil, fmt.Errorf("granting the syncer's rules: %w", err)
-	}
-	return credentials(cluster, user)
-}
-
-// credentials makes a kubeconfig for a user of the cluster.
-func credentials(cluster *testenv.Cluster, user string) ([]byte, error) {
-	pair, err := cluster.CA.Issue(pki.Leaf{CommonName: user, Usage: pki.Client})
-	if err != nil {
-		return nil, err
-	}
-	return kubeconfig.Encode(kubeconfig.Config{Name: "test", Server: cluster.Config.Host, CA: cluster.CA.Cert, User: user, Client: pair})
 }
 
 // grantTenant prepares a tenant's cluster for the syncer, once.
 var grantTenant = sync.OnceValues(func() ([2][]byte, error) {
 	var configs [2][]byte
 	for i, cluster := range clusters {
-		config, err := grant(context.Background(), cluster, tenancy.UserSyncer, rbac.TenantRules())
+		config, err := cluster.Grant(context.Background(), tenancy.UserSyncer, rbac.TenantRules())
 		if err != nil {
 			return configs, err
 		}

@@ -47,8 +47,9 @@ func TestTenantOutage(t *testing.T) {
 	if down.DeletionTimestamp != nil {
 		t.Error("a pod of the tenant was deleted in haste")
 	}
-	down.Status.PodIP, down.Status.PodIPs = "10.2.0.77", []corev1.PodIP{{IP: "10.2.0.77"}}
-	must(t, super.Client.Status().Update(ctx, down))
+	testenv.ChangeStatus(t, super.Client, down, func() {
+		down.Status.PodIP, down.Status.PodIPs = "10.2.0.77", []corev1.PodIP{{IP: "10.2.0.77"}}
+	})
 
 	must(t, gone.cluster.StartAPIServer(ctx, testenv.Options{ControllerManager: true}))
 	gone.synced()
@@ -84,8 +85,7 @@ func TestSyncerRestart(t *testing.T) {
 	stop()
 
 	must(t, tn.client.Delete(ctx, forced, client.GracePeriodSeconds(0)))
-	config.Data["k"] = "2"
-	must(t, tn.client.Update(ctx, config))
+	testenv.Change(t, tn.client, config, func() { config.Data["k"] = "2" })
 	late := newPod(ns, "late")
 	must(t, tn.client.Create(ctx, late))
 	schedule(t, unboundDown, node.Name)
@@ -127,28 +127,22 @@ func TestCredentialRotation(t *testing.T) {
 	startSyncer(t)
 	tn := newTenant(t, 0, nil).synced()
 	ctx := t.Context()
-	secret := &corev1.Secret{}
-	must(t, super.Client.Get(ctx, client.ObjectKey{Namespace: tn.ControlPlaneNamespace(), Name: tenancy.SyncerKubeconfigSecret}, secret))
-	good := secret.DeepCopy()
-	stranger, err := credentials(clusters[1], tenancy.UserSyncer) // signed by another CA
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: tn.ControlPlaneNamespace(), Name: tenancy.SyncerKubeconfigSecret}}
+	stranger, err := clusters[1].Credentials(tenancy.UserSyncer) // signed by another CA
 	must(t, err)
 	other := strings.ReplaceAll(string(stranger), clusters[1].Config.Host, tn.cluster.Config.Host)
-	secret.Data[tenancy.KubeconfigKey] = []byte(other)
-	must(t, super.Client.Update(ctx, secret))
+	testenv.Change(t, super.Client, secret, func() { secret.Data[tenancy.KubeconfigKey] = []byte(other) })
 	eventually(t, "the condition to tell", func(ctx context.Context) error {
 		return tn.condition(ctx, metav1.ConditionFalse, "")
 	})
-	fresh, err := credentials(tn.cluster, tenancy.UserSyncer)
+	fresh, err := tn.cluster.Credentials(tenancy.UserSyncer)
 	must(t, err)
-	must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(good), secret))
-	secret.Data[tenancy.KubeconfigKey] = fresh
-	must(t, super.Client.Update(ctx, secret))
+	testenv.Change(t, super.Client, secret, func() { secret.Data[tenancy.KubeconfigKey] = fresh })
 	tn.synced()
 	pod := newPod(tn.namespace("rotation"), "web")
 	must(t, tn.client.Create(ctx, pod))
 	tn.superPod(pod)
-	secret.Data[tenancy.KubeconfigKey] = []byte("nonsense")
-	must(t, super.Client.Update(ctx, secret))
+	testenv.Change(t, super.Client, secret, func() { secret.Data[tenancy.KubeconfigKey] = []byte("nonsense") })
 	eventually(t, "the condition to tell", func(ctx context.Context) error {
 		return tn.condition(ctx, metav1.ConditionFalse, "CredentialsNotReady")
 	})

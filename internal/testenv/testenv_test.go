@@ -37,4 +37,12 @@ func TestClusterIsReal(t *testing.T) {
 	if err := cluster.Client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "default"}, &account); err != nil {
 		t.Error(err)
 	}
+
+	cluster.Kill(ControllerManager, Etcd)
+	if err := cluster.Revive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(vc), vc); err != nil {
+		t.Errorf("after a restart of etcd: %v", err)
+	}
 }
