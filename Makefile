@@ -4,7 +4,10 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # Two jobs at once: the machines this is built on are small and shared.
-GOFLAGS_BUILD := -p 2 -trimpath
+GOFLAGS_BUILD := -p 2
+# One mode for programs, tests and lint: another would compile everything once more.
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 LOCAL := bin/local
 LOG := .local/log
 
@@ -41,7 +44,7 @@ unit: ## Unit and integration tests (real apiserver and etcd; needs `make build`
 
 .PHONY: e2e
 e2e: $(LOCAL) ## End-to-end tests on the embedded super cluster (root)
-	@hack/gotest e2e -tags e2e -count 1 -timeout 40m ./e2e/...
+	@hack/gotest e2e -tags e2e -count 1 -parallel 4 -timeout 40m ./e2e/...
 
 .PHONY: lint
 lint: ## golangci-lint, at the version that local/artifact pins
@@ -75,4 +78,4 @@ $(LOCAL):
 	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
 	@mkdir -p bin
 	@test -x $(LOCAL) || echo "building bin/local (the first time takes a minute or two)"
-	@CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $(LOCAL) ./local
+	@go build $(GOFLAGS_BUILD) -o $(LOCAL) ./local

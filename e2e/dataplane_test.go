@@ -20,8 +20,8 @@ import (
 // clusters: each tenant's clients reach their own backends by every way that there
 // is to a Service, and nothing of the other's.
 func TestServices(t *testing.T) {
-	one, two := newTenant(t, "plane-1"), newTenant(t, "plane-2")
-	tenants := []*tenant{one, two}
+	tenants := newTenants(t, "plane-1", "plane-2")
+	one, two := tenants[0], tenants[1]
 	for _, tn := range tenants {
 		tn.apply(t, "dataplane.yaml")
 	}

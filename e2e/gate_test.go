@@ -43,7 +43,7 @@ func TestGate(t *testing.T) {
 	if err := call(t.Context()); err != nil {
 		t.Errorf("without tenant-proxy a running pod has lost its rules: %v", err)
 	}
-	tn.kubectl(t, "run", "late", "--image=docker.io/library/busybox:1.37", "--", "sleep", "1000000")
+	tn.kubectl(t, "run", "late", "--image=docker.io/library/busybox:1.37", endsAtOnce, "--", "sleep", "1000000")
 	eventually(t, 3*time.Minute, "the new pod says what it waits for", func(ctx context.Context) error {
 		var pod corev1.Pod
 		if err := tn.client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "late"}, &pod); err != nil {

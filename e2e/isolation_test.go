@@ -5,7 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,12 +21,13 @@ import (
 // twoTenantsWithIdenticalNames runs the same application under the same names
 // in two virtual clusters and deletes one of them.
 func twoTenantsWithIdenticalNames(t *testing.T) {
-	one, two := newTenant(t, "twin-1"), newTenant(t, "twin-2")
-	for _, tn := range []*tenant{one, two} {
+	tenants := newTenants(t, "twin-1", "twin-2")
+	one, two := tenants[0], tenants[1]
+	for _, tn := range tenants {
 		tn.apply(t, "app.yaml")
 		tn.kubectl(t, "patch", "configmap", "settings", "--patch", fmt.Sprintf(`{"data":{"owner":%q}}`, tn.Name))
 	}
-	for _, tn := range []*tenant{one, two} {
+	for _, tn := range tenants {
 		tn.kubectl(t, "rollout", "status", "deployment/app", "--timeout=4m")
 		pod := strings.TrimSpace(tn.kubectl(t, "exec", "deploy/app", "--", "hostname"))
 		eventually(t, 2*time.Minute, "the mounted ConfigMap is the tenant's own", func(ctx context.Context) error {
@@ -89,24 +92,27 @@ func twoTenantsWithIdenticalNames(t *testing.T) {
 // namesThatCollideOnceJoined makes a+b-c and a-b+c, and a namespace of 63 characters.
 func namesThatCollideOnceJoined(t *testing.T) {
 	long := strings.Repeat("n", 63)
-	for name, tenantNamespace := range map[string]string{"a": "b-c", "a-b": "c"} {
-		tn := newTenant(t, name)
-		for _, ns := range []string{tenantNamespace, long} {
+	namespaces := map[string]string{"a": "b-c", "a-b": "c"}
+	for _, tn := range newTenants(t, slices.Collect(maps.Keys(namespaces))...) {
+		for _, ns := range []string{namespaces[tn.Name], long} {
 			tn.kubectl(t, "create", "namespace", ns)
 			eventually(t, time.Minute, "a pod is let in", func(ctx context.Context) error {
-				out, err := tn.tryKubectl(ctx, "run", "p", "-n", ns, "--image=docker.io/library/busybox:1.37", "--restart=Never", "--", "sh", "-c", "echo from "+name+"; exec sleep 1000000")
+				out, err := tn.tryKubectl(ctx, "run", "p", "-n", ns, "--image=docker.io/library/busybox:1.37", "--restart=Never", endsAtOnce, "--", "sh", "-c", "echo from "+tn.Name+"; exec sleep 1000000")
 				if err != nil {
 					return fmt.Errorf("%w: %s", err, out)
 				}
 				return nil
 			})
 			tn.kubectl(t, "wait", "-n", ns, "--for=condition=Ready", "pod/p", "--timeout=2m")
-			if out := tn.kubectl(t, "logs", "-n", ns, "p"); strings.TrimSpace(out) != "from "+name {
-				t.Errorf("%s/%s logs %q", name, ns, out)
+			if out := tn.kubectl(t, "logs", "-n", ns, "p"); strings.TrimSpace(out) != "from "+tn.Name {
+				t.Errorf("%s/%s logs %q", tn.Name, ns, out)
 			}
 		}
 	}
 }
+
+// endsAtOnce is for kubectl run: sleep as a container's first process ignores SIGTERM.
+const endsAtOnce = `--overrides={"spec":{"terminationGracePeriodSeconds":1}}`
 
 // refusedPods applies pods that no tenant may run: an event on each names the
 // field and the rule, and nothing of it reaches the super cluster.

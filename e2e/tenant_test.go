@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,21 +38,53 @@ type tenant struct {
 // newTenant makes a virtual cluster with kubectl-vc that the test's end deletes.
 func newTenant(t *testing.T, name string) *tenant {
 	t.Helper()
-	ctx := t.Context()
+	return newTenants(t, name)[0]
+}
+
+// newTenants makes virtual clusters, and deletes them, side by side.
+func newTenants(t *testing.T, names ...string) []*tenant {
+	t.Helper()
 	ensureTestNamespace(t)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
 		defer cancel()
-		if out, err := superTool(ctx, "kubectl-vc", "delete", name, "-n", namespace, "--wait"); err != nil && !strings.Contains(out, "not found") {
-			t.Errorf("deleting virtual cluster %s: %v\n%s", name, err, out)
+		err := each(names, func(name string) error {
+			out, err := superTool(ctx, "kubectl-vc", "delete", name, "-n", namespace, "--wait")
+			if err != nil && !strings.Contains(out, "not found") {
+				return fmt.Errorf("deleting virtual cluster %s: %w\n%s", name, err, out)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	})
-	out, err := superTool(ctx, "kubectl-vc", "create", name, "-n", namespace, "--wait", "--timeout", "4m")
+	err := each(names, func(name string) error {
+		out, err := superTool(t.Context(), "kubectl-vc", "create", name, "-n", namespace, "--wait", "--timeout", "4m")
+		if err != nil {
+			return fmt.Errorf("creating virtual cluster %s: %w\n%s\n%s", name, err, out, describeControlPlane(name))
+		}
+		return nil
+	})
 	if err != nil {
-		t.Fatalf("creating virtual cluster %s: %v\n%s\n%s", name, err, out, describeControlPlane(name))
+		t.Fatal(err)
 	}
-	t.Logf("%s", out)
-	return openTenant(t, namespace, name)
+	var tenants []*tenant
+	for _, name := range names {
+		tenants = append(tenants, openTenant(t, namespace, name))
+	}
+	return tenants
+}
+
+// each calls do with all names at once and joins the errors.
+func each(names []string, do func(name string) error) error {
+	errs := make([]error, len(names))
+	var running sync.WaitGroup
+	for i, name := range names {
+		running.Go(func() { errs[i] = do(name) })
+	}
+	running.Wait()
+	return errors.Join(errs...)
 }
 
 // openTenant connects to a virtual cluster that is Ready.
