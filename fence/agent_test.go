@@ -160,8 +160,9 @@ func (n *node) pod(name, on, address string) *corev1.Pod {
 	if address == "" {
 		return pod
 	}
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
-	check(n.t, n.cluster.Client.Status().Update(n.t.Context(), pod))
+	testenv.ChangeStatus(n.t, n.cluster.Client, pod, func() {
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
+	})
 	return pod
 }
 
@@ -217,8 +218,7 @@ func TestAgent(t *testing.T) {
 	n.has("to4", "10.78.1.5", "10.78.1.6")
 	n.has(peers, "10.78.1.5", "10.78.1.6", "10.78.2.5")
 	// A pod that has ended has no address any more.
-	second.Status.Phase = corev1.PodSucceeded
-	check(t, n.cluster.Client.Status().Update(ctx, second))
+	testenv.ChangeStatus(t, n.cluster.Client, second, func() { second.Status.Phase = corev1.PodSucceeded })
 	n.has("to4", "10.78.1.5")
 	n.has(peers, "10.78.1.5", "10.78.2.5")
 
@@ -277,8 +277,9 @@ func (n *node) announced() {
 	}
 	// The super cluster's word comes, and then another one's.
 	for _, address := range []string{"10.78.1.8", "10.78.1.9"} {
-		pod.Status.PodIP, pod.Status.PodIPs = address, []corev1.PodIP{{IP: address}}
-		check(n.t, n.cluster.Client.Status().Update(ctx, pod))
+		testenv.ChangeStatus(n.t, n.cluster.Client, pod, func() {
+			pod.Status.PodIP, pod.Status.PodIPs = address, []corev1.PodIP{{IP: address}}
+		})
 		n.has("to4", "10.78.1.5", address)
 	}
 	check(n.t, n.cluster.Client.Delete(ctx, pod, client.GracePeriodSeconds(0)))

@@ -15,6 +15,7 @@ import (
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // All twelve kinds, each in its direction, around one pod.
@@ -93,9 +94,9 @@ func TestTwelveKinds(t *testing.T) {
 		}
 		return nil
 	})
-	waitFor(t, super.Client, superNS, "lb", &corev1.Service{}, func(s *corev1.Service) error {
-		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.99"}}
-		return super.Client.Status().Update(ctx, s)
+	balanced := waitFor(t, super.Client, superNS, "lb", &corev1.Service{}, nil)
+	testenv.ChangeStatus(t, super.Client, balanced, func() {
+		balanced.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.99"}}
 	})
 	waitFor(t, tn.client, ns, "lb", &corev1.Service{}, func(s *corev1.Service) error {
 		if len(s.Status.LoadBalancer.Ingress) != 1 || s.Status.LoadBalancer.Ingress[0].IP != "198.51.100.99" {
@@ -136,8 +137,7 @@ func TestTwelveKinds(t *testing.T) {
 	tn.waitEvent(pod, "Pulled", "pulled for twelve/web")
 
 	// Changes go down; what is added by others stays.
-	config.Data["k"] = "2"
-	must(t, tn.client.Update(ctx, config))
+	testenv.Change(t, tn.client, config, func() { config.Data["k"] = "2" })
 	waitFor(t, super.Client, superNS, "config", &corev1.ConfigMap{}, func(c *corev1.ConfigMap) error {
 		if c.Data["k"] != "2" {
 			return fmt.Errorf("data %v", c.Data)
@@ -194,12 +194,6 @@ func (tn *tenant) checkToken(pod, down *corev1.Pod) {
 
 func (tn *tenant) relabel(pod *corev1.Pod, labels map[string]string) {
 	tn.t.Helper()
-	eventually(tn.t, "labelling "+pod.Name, func(ctx context.Context) error {
-		live := &corev1.Pod{}
-		if err := tn.client.Get(ctx, client.ObjectKeyFromObject(pod), live); err != nil {
-			return err
-		}
-		live.Labels = labels
-		return tn.client.Update(ctx, live)
-	})
+	live := pod.DeepCopy()
+	testenv.Change(tn.t, tn.client, live, func() { live.Labels = labels })
 }

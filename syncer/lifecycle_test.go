@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // runBound brings a pod of the tenant to a node of the super cluster.
@@ -89,8 +90,7 @@ func TestPodWithFinalizer(t *testing.T) {
 		}
 		return nil
 	})
-	pod.Finalizers = nil
-	must(t, tn.client.Update(t.Context(), pod))
+	testenv.Change(t, tn.client, pod, func() { pod.Finalizers = nil })
 	waitGone(t, tn.client, ns, "web", &corev1.Pod{})
 }
 
@@ -144,8 +144,7 @@ func TestNamespaceOfTheSameNameAgain(t *testing.T) {
 		}
 		return nil
 	})
-	hold.Finalizers = nil
-	must(t, super.Client.Update(ctx, hold))
+	testenv.Change(t, super.Client, hold, func() { hold.Finalizers = nil })
 	waitFor(t, super.Client, superNS, "web", &corev1.Service{}, func(s *corev1.Service) error {
 		if origin, _ := tenancy.OriginOf(s); origin.UID != second.UID {
 			return fmt.Errorf("it stands for %v", origin)
@@ -165,12 +164,8 @@ func TestReadinessGates(t *testing.T) {
 	pod := newPod(ns, "web")
 	pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "example.com/traffic"}}
 	down := tn.runBound(pod, node.Name)
-	eventually(t, "writing the gate", func(ctx context.Context) error {
-		if err := tn.client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
-			return err
-		}
+	testenv.ChangeStatus(t, tn.client, pod, func() {
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: "example.com/traffic", Status: corev1.ConditionTrue})
-		return tn.client.Status().Update(ctx, pod)
 	})
 	waitFor(t, super.Client, down.Namespace, down.Name, down, func(p *corev1.Pod) error {
 		for _, condition := range p.Status.Conditions {
@@ -197,14 +192,7 @@ func TestVirtualNodes(t *testing.T) {
 	pod := newPod(ns, "web")
 	down := tn.runBound(pod, node.Name)
 	// What is new on the node is seen by the tenant.
-	node.Spec.Unschedulable = true
-	eventually(t, "cordoning", func(ctx context.Context) error {
-		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(node), node); err != nil {
-			return err
-		}
-		node.Spec.Unschedulable = true
-		return super.Client.Update(ctx, node)
-	})
+	testenv.Change(t, super.Client, node, func() { node.Spec.Unschedulable = true })
 	waitFor(t, tn.client, "", node.Name, &corev1.Node{}, func(n *corev1.Node) error {
 		if !n.Spec.Unschedulable {
 			return errors.New("the cordon is not seen")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 var fencePolicies = []string{tenancy.FenceDeny, tenancy.FenceIngress, tenancy.FenceEgress, tenancy.FenceAlways}
@@ -47,8 +47,9 @@ func TestFenceComesFirstAndStays(t *testing.T) {
 		created[name] = policy
 	}
 	open := created[tenancy.FenceDeny].DeepCopy()
-	open.Spec = networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{}}}
-	must(t, super.Client.Update(ctx, open))
+	testenv.Change(t, super.Client, open, func() {
+		open.Spec = networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{}}}
+	})
 	must(t, super.Client.Delete(ctx, created[tenancy.FenceEgress]))
 	waitFor(t, super.Client, down.Namespace, tenancy.FenceDeny, &networkingv1.NetworkPolicy{}, func(p *networkingv1.NetworkPolicy) error {
 		if len(p.Spec.Ingress) != 0 || len(p.Spec.PolicyTypes) != 2 {
@@ -106,13 +107,9 @@ func TestNetworkPolicies(t *testing.T) {
 		t.Errorf("made with labels %v", made.Labels)
 	}
 
-	eventually(t, "changing the policy", func(ctx context.Context) error {
-		if err := tn.client.Get(ctx, client.ObjectKeyFromObject(policy), policy); err != nil {
-			return err
-		}
+	testenv.Change(t, tn.client, policy, func() {
 		policy.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}
 		policy.Spec.Ingress = nil
-		return tn.client.Update(ctx, policy)
 	})
 	labelled("web", "", "true")
 	labelled("other", "", "true")

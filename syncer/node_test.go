@@ -32,14 +32,7 @@ func offer(pool string, scheduling tenancyv1alpha1.Scheduling) func(*tenancyv1al
 // change edits an object of the super cluster until it is taken.
 func change[T client.Object](t *testing.T, object T, edit func(T)) {
 	t.Helper()
-	eventually(t, "changing "+object.GetName(), func(ctx context.Context) error {
-		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
-			return err
-		}
-		before := object.DeepCopyObject().(T)
-		edit(object)
-		return super.Client.Patch(ctx, object, client.MergeFrom(before))
-	})
+	testenv.Change(t, super.Client, object, func() { edit(object) })
 }
 
 // poolNode makes a node of a pool with a kubelet's lease.
@@ -50,11 +43,7 @@ func poolNode(t *testing.T, name, pool string) *corev1.Node {
 		n.Labels["pool"] = pool
 		n.Spec.Taints = nil // as the node lifecycle controller does of a node that is ready
 	})
-	eventually(t, "room for pods", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(node), node))
-		node.Status.Allocatable[corev1.ResourcePods] = quantity("110")
-		return super.Client.Status().Update(ctx, node)
-	})
+	testenv.ChangeStatus(t, super.Client, node, func() { node.Status.Allocatable[corev1.ResourcePods] = quantity("110") })
 	now := metav1.NowMicro()
 	lease := &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: name},
@@ -93,11 +82,7 @@ func TestSelectedNodes(t *testing.T) {
 		n.Spec.Unschedulable = true
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "dedicated", Value: "tenants", Effect: corev1.TaintEffectNoSchedule})
 	})
-	eventually(t, "an extended resource", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(node), node))
-		node.Status.Allocatable["example.com/gpu"] = quantity("2")
-		return super.Client.Status().Update(ctx, node)
-	})
+	testenv.ChangeStatus(t, super.Client, node, func() { node.Status.Allocatable["example.com/gpu"] = quantity("2") })
 	waitFor(t, tn.client, "", node.Name, up, func(n *corev1.Node) error {
 		gpus := n.Status.Allocatable["example.com/gpu"]
 		if !n.Spec.Unschedulable || len(n.Spec.Taints) != 2 || gpus.String() != "2" {
@@ -114,11 +99,7 @@ func TestSelectedNodes(t *testing.T) {
 	})
 
 	// A heartbeat is no write.
-	eventually(t, "a heartbeat", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(node), node))
-		node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(time.Hour))
-		return super.Client.Status().Update(ctx, node)
-	})
+	testenv.ChangeStatus(t, super.Client, node, func() { node.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(time.Now().Add(time.Hour)) })
 	// One that joins the pool comes after the heartbeat, and shows that it was seen.
 	change(t, other, func(n *corev1.Node) { n.Labels["pool"] = "selected" })
 	waitFor(t, tn.client, "", other.Name, &corev1.Node{}, nil)
@@ -238,11 +219,9 @@ func TestScheduledByTheTenant(t *testing.T) {
 	full := newPod(ns, "full")
 	must(t, tn.client.Create(ctx, full))
 	rejected := tn.superPod(full)
-	eventually(t, "rejecting the pod", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(rejected), rejected))
+	testenv.ChangeStatus(t, super.Client, rejected, func() {
 		rejected.Status.Phase, rejected.Status.Reason = corev1.PodFailed, "OutOfcpu"
 		rejected.Status.Message = "Pod was rejected: Node didn't have enough resource: cpu, for " + rejected.Namespace + "/full"
-		return super.Client.Status().Update(ctx, rejected)
 	})
 	waitFor(t, tn.client, ns, "full", full, func(p *corev1.Pod) error {
 		if p.Status.Phase != corev1.PodFailed || p.Status.Reason != "OutOfcpu" || p.Status.Message != "Pod was rejected: Node didn't have enough resource: cpu, for schedules/full" {
@@ -261,11 +240,9 @@ func TestScheduledByTheTenant(t *testing.T) {
 	}
 
 	// Once its kubelet has had it, a pod that vanishes is not made again.
-	eventually(t, "the kubelet's first status", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
+	testenv.ChangeStatus(t, super.Client, down, func() {
 		now := metav1.Now()
 		down.Status.StartTime = &now
-		return super.Client.Status().Update(ctx, down)
 	})
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if p.Status.StartTime == nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +10,8 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // Resizing a pod in place goes down; what its node has allotted comes up.
@@ -25,11 +26,7 @@ func TestResize(t *testing.T) {
 	down := tn.runBound(pod, node.Name)
 
 	// By this the tenant's apiserver knows that the node can resize.
-	eventually(t, "the kubelet's status", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
-		down.Status.ContainerStatuses[0].Resources = &down.Spec.Containers[0].Resources
-		return super.Client.Status().Update(ctx, down)
-	})
+	testenv.ChangeStatus(t, super.Client, down, func() { down.Status.ContainerStatuses[0].Resources = &down.Spec.Containers[0].Resources })
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if p.Status.ContainerStatuses[0].Resources == nil {
 			return errors.New("the status has no resources")
@@ -45,10 +42,8 @@ func TestResize(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "the kubelet's answer", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
+	testenv.ChangeStatus(t, super.Client, down, func() {
 		down.Status.ContainerStatuses[0].AllocatedResources = down.Spec.Containers[0].Resources.Requests
-		return super.Client.Status().Update(ctx, down)
 	})
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if cpu := p.Status.ContainerStatuses[0].AllocatedResources[corev1.ResourceCPU]; cpu.String() != "300m" {
@@ -84,10 +79,8 @@ func TestEphemeralContainers(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "the kubelet's answer", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
+	testenv.ChangeStatus(t, super.Client, down, func() {
 		down.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debugger", Image: "registry.k8s.io/busybox:1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
-		return super.Client.Status().Update(ctx, down)
 	})
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if len(p.Status.EphemeralContainerStatuses) != 1 || p.Status.EphemeralContainerStatuses[0].State.Running == nil {
@@ -124,11 +117,7 @@ func TestEvictionByTheTenant(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "the containers' end", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
-		down.Status.Phase = corev1.PodFailed
-		return super.Client.Status().Update(ctx, down)
-	})
+	testenv.ChangeStatus(t, super.Client, down, func() { down.Status.Phase = corev1.PodFailed })
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if p.Status.Phase != corev1.PodFailed {
 			return fmt.Errorf("phase %s", p.Status.Phase)
@@ -152,10 +141,8 @@ func TestNodeLoss(t *testing.T) {
 	node := newNode(t, "node-lost")
 	pod := newPod(ns, "web")
 	down := tn.runBound(pod, node.Name)
-	eventually(t, "the node's last condition", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(node), node))
+	testenv.ChangeStatus(t, super.Client, node, func() {
 		node.Status.Conditions[0] = corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown"}
-		return super.Client.Status().Update(ctx, node)
 	})
 	waitFor(t, tn.client, "", node.Name, &corev1.Node{}, func(n *corev1.Node) error {
 		if n.Status.Conditions[0].Status != corev1.ConditionUnknown {
@@ -163,11 +150,9 @@ func TestNodeLoss(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "the eviction", func(ctx context.Context) error {
-		must(t, super.Client.Get(ctx, client.ObjectKeyFromObject(down), down))
+	testenv.ChangeStatus(t, super.Client, down, func() {
 		down.Status.Phase, down.Status.Reason, down.Status.Message = corev1.PodFailed, "Evicted", "The node had to evict "+down.Namespace+"/web"
 		down.Status.Conditions = append(down.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager", Message: "in " + down.Namespace})
-		return super.Client.Status().Update(ctx, down)
 	})
 	waitFor(t, tn.client, ns, "web", pod, func(p *corev1.Pod) error {
 		if p.Status.Reason != "Evicted" || p.Status.Message != "The node had to evict lost/web" {

@@ -13,6 +13,7 @@ import (
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // A refused pod says why where its author looks, takes nothing of its own down, and
@@ -51,10 +52,8 @@ func TestRefusedPod(t *testing.T) {
 		t.Errorf("the Secret of a refused pod is in the super cluster: %v", err)
 	}
 
-	class := &tenancyv1alpha1.VirtualClusterClass{}
-	must(t, super.Client.Get(ctx, client.ObjectKey{Name: tn.Name}, class))
-	class.Spec.PodSecurity = tenancyv1alpha1.PodSecurityPrivileged
-	must(t, super.Client.Update(ctx, class))
+	class := &tenancyv1alpha1.VirtualClusterClass{ObjectMeta: metav1.ObjectMeta{Name: tn.Name}}
+	testenv.Change(t, super.Client, class, func() { class.Spec.PodSecurity = tenancyv1alpha1.PodSecurityPrivileged })
 	tn.superPod(privileged)
 	waitFor(t, super.Client, superNS, "mine", &corev1.Secret{}, nil)
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/syncer/tokens"
 )
 
@@ -41,10 +42,10 @@ func TestPullSecretsOfServiceAccountFollow(t *testing.T) {
 	pod := newPod(ns, "web")
 	must(t, tn.client.Create(t.Context(), pod))
 	tn.superPod(pod)
-	account := &corev1.ServiceAccount{}
-	must(t, tn.client.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "default"}, account))
-	account.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "registry"}}
-	must(t, tn.client.Update(t.Context(), account))
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "default"}}
+	testenv.Change(t, tn.client, account, func() {
+		account.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "registry"}}
+	})
 	waitFor(t, super.Client, tn.SuperNamespace(ns), "default-tenant", &corev1.ServiceAccount{}, func(a *corev1.ServiceAccount) error {
 		if len(a.ImagePullSecrets) != 1 || a.ImagePullSecrets[0].Name != "registry" {
 			return fmt.Errorf("pull secrets %v", a.ImagePullSecrets)
@@ -64,8 +65,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	pod.Spec.Volumes = []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config"}}}}}
 	must(t, tn.client.Create(ctx, pod))
 	config := waitFor(t, super.Client, tn.SuperNamespace(ns), "config", &corev1.ConfigMap{}, nil)
-	config.Data = map[string]string{"k": "other"}
-	must(t, super.Client.Update(ctx, config))
+	testenv.Change(t, super.Client, config, func() { config.Data = map[string]string{"k": "other"} })
 	restored := func(c *corev1.ConfigMap) error {
 		if c.Data["k"] != "1" {
 			return fmt.Errorf("data %v", c.Data)

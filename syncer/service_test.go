@@ -1,13 +1,13 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // A Service changes its type and back, and the super cluster's follows each time.
@@ -20,13 +20,11 @@ func TestServiceTypeChanges(t *testing.T) {
 	}}
 	must(t, tn.client.Create(t.Context(), service))
 	for i, kind := range []corev1.ServiceType{"ClusterIP", "LoadBalancer", "NodePort", "LoadBalancer", "ExternalName", "ClusterIP"} {
-		eventually(t, fmt.Sprintf("changing the type to %s", kind), func(ctx context.Context) error {
-			must(t, tn.client.Get(ctx, client.ObjectKeyFromObject(service), service))
+		testenv.Change(t, tn.client, service, func() {
 			service.Spec.Type, service.Spec.ExternalName = kind, ""
 			if kind == corev1.ServiceTypeExternalName {
 				service.Spec.ExternalName = "example.org"
 			}
-			return tn.client.Update(ctx, service)
 		})
 		if kind == corev1.ServiceTypeExternalName {
 			waitGone(t, super.Client, tn.SuperNamespace(ns), "web", &corev1.Service{})

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // makeService makes a Service with one port in the tenant's cluster, and a slice with
@@ -125,10 +127,9 @@ func TestNodePorts(t *testing.T) {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
 	create(t, env.a.Cluster, node)
 	t.Cleanup(func() { remove(t, env.a.Cluster, node) })
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.7"}}
-	if err := env.a.Client.Status().Update(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
+	testenv.ChangeStatus(t, env.a.Client, node, func() {
+		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.7"}}
+	})
 	host.awaitEndpoints(t, env.a, "192.0.2.7:30080", "10.244.0.1:8080")
 	remove(t, env.a.Cluster, node)
 	host.awaitEndpoints(t, env.a, "192.0.2.7:30080", "gone")

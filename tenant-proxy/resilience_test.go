@@ -95,18 +95,14 @@ func TestCredentialsAreRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := secret.Data
-	secret.Data = map[string][]byte{tenancy.KubeconfigKey: []byte("nothing"), tenancy.ServiceCIDRKey: []byte("10.0.0.0/40")}
-	if err := env.super.Client.Update(t.Context(), secret); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, env.super.Client, secret, func() {
+		secret.Data = map[string][]byte{tenancy.KubeconfigKey: []byte("nothing"), tenancy.ServiceCIDRKey: []byte("10.0.0.0/40")}
+	})
 	makeService(t, env.a, "second", "10.96.5.2", "10.244.0.2")
 	host.awaitEndpoints(t, env.a, "10.96.5.2:80", "10.244.0.2:8080")
 
-	secret.Data = good
-	secret.Data[tenancy.ServiceCIDRKey] = []byte(serviceCIDR + ", 10.200.0.0/16")
-	if err := env.super.Client.Update(t.Context(), secret); err != nil {
-		t.Fatal(err)
-	}
+	good[tenancy.ServiceCIDRKey] = []byte(serviceCIDR + ", 10.200.0.0/16")
+	testenv.Change(t, env.super.Client, secret, func() { secret.Data = good })
 	await(t, func() error {
 		if ranges := host.Rules(env.a.UID).Ranges(); len(ranges) != 2 {
 			return fmt.Errorf("ranges %v", ranges)
@@ -120,9 +116,7 @@ func TestCredentialsAreRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := env.super.Client.Update(t.Context(), restored); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, env.super.Client, secret, func() { secret.Data = restored.Data })
 }
 
 // A tenant comes before its credentials, and goes with them, as when its virtual

@@ -18,10 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // served is the names and addresses in the certificate that vn-agent serves with.
@@ -58,19 +58,12 @@ func TestTheServingCertificate(t *testing.T) {
 	}
 	addresses := func(internal ...string) {
 		t.Helper()
-		var node corev1.Node
-		if err := env.super.Client.Get(contextOfTests, client.ObjectKey{Name: nodeName}, &node); err != nil {
-			t.Fatal(err)
-		}
-		node.Status.Addresses = nil
+		reported := []corev1.NodeAddress{{Type: corev1.NodeExternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeHostName, Address: "somewhere-else"}}
 		for _, address := range internal {
-			node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
+			reported = append(reported, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
 		}
-		node.Status.Addresses = append(node.Status.Addresses,
-			corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "192.0.2.1"}, corev1.NodeAddress{Type: corev1.NodeHostName, Address: "somewhere-else"})
-		if err := env.super.Client.Status().Update(contextOfTests, &node); err != nil {
-			t.Fatal(err)
-		}
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
+		testenv.ChangeStatus(t, env.super.Client, node, func() { node.Status.Addresses = reported })
 	}
 	subject := fmt.Sprintf("CN=%s", nodeName)
 	expect(subject, nodeName, "127.0.0.1")

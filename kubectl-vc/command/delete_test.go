@@ -13,6 +13,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 func TestDelete(t *testing.T) {
@@ -32,10 +33,7 @@ func TestDelete(t *testing.T) {
 func held(t *testing.T, u user) *v1alpha1.VirtualCluster {
 	t.Helper()
 	vc := u.create(t, "demo")
-	vc.Finalizers = []string{tenancy.FinalizerControlPlane}
-	if err := shared.Client.Update(t.Context(), vc); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, shared.Client, vc, func() { vc.Finalizers = []string{tenancy.FinalizerControlPlane} })
 	return vc
 }
 
@@ -57,10 +55,7 @@ func TestDeleteWait(t *testing.T) {
 	done := u.start(t.Context(), "delete", "demo", "--wait")
 	awaitDeletion(t, vc)
 	u.setConditions(t, vc, nil, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeleting, Message: "2 namespaces of workloads"})
-	vc.Finalizers = nil
-	if err := shared.Client.Update(t.Context(), vc); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, shared.Client, vc, func() { vc.Finalizers = nil })
 	r := await(t, done)
 	if r.err != nil || !strings.Contains(r.out, "demo deleted after") {
 		t.Errorf("%s", r)
@@ -74,11 +69,5 @@ func TestDeleteWaitTellsWhatIsLeft(t *testing.T) {
 	u := newUser(t)
 	vc := held(t, u)
 	mustFail(t, u.run(t.Context(), "delete", "demo", "--wait", "--timeout", "1s"), "timed out", "not gone yet", tenancy.FinalizerControlPlane, "kubectl vc describe demo")
-	if err := shared.Client.Get(t.Context(), client.ObjectKeyFromObject(vc), vc); err != nil {
-		t.Fatal(err)
-	}
-	vc.Finalizers = nil
-	if err := shared.Client.Update(t.Context(), vc); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, shared.Client, vc, func() { vc.Finalizers = nil })
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/kubectl-vc/phase"
 	"github.com/bulkhead-dev/bulkhead/kubectl-vc/userconfig"
 )
@@ -86,10 +87,7 @@ func TestKubeconfigOfOneThatIsNotReady(t *testing.T) {
 	mustFail(t, u.run(t.Context(), "kubeconfig", "demo"), "secret "+vc.Status.ControlPlaneNamespace+"/admin-kubeconfig is not there")
 	mustFail(t, u.run(t.Context(), "kubeconfig", "other"), `virtual cluster "other" not found`, "kubectl vc list -A")
 
-	vc.Finalizers = []string{"example.dev/keep"}
-	if err := shared.Client.Update(t.Context(), vc); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, shared.Client, vc, func() { vc.Finalizers = []string{"example.dev/keep"} })
 	if r := u.run(t.Context(), "delete", "demo"); r.err != nil {
 		t.Fatal(r.err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -25,15 +26,11 @@ func TestApply(t *testing.T) {
 	}
 	before := versions(ctx, t, cluster.Client, settings)
 	// Somebody else's change of a field of ours is undone, one of another stays.
-	var class storagev1.StorageClass
-	if err := cluster.Client.Get(ctx, client.ObjectKey{Name: "local-path"}, &class); err != nil {
-		t.Fatal(err)
-	}
-	class.Annotations["storageclass.kubernetes.io/is-default-class"] = "false"
-	class.Annotations["example.com/note"] = "mine"
-	if err := cluster.Client.Update(ctx, &class); err != nil {
-		t.Fatal(err)
-	}
+	class := storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "local-path"}}
+	testenv.Change(t, cluster.Client, &class, func() {
+		class.Annotations["storageclass.kubernetes.io/is-default-class"] = "false"
+		class.Annotations["example.com/note"] = "mine"
+	})
 	if err := Apply(ctx, cluster.Client, settings, true); err != nil {
 		t.Fatal(err)
 	}

@@ -38,16 +38,12 @@ func TestReady(t *testing.T) {
 	check("before it reports", "not reported yet")
 	report := func(status corev1.ConditionStatus, at time.Time) {
 		t.Helper()
-		if err := c.Get(ctx, client.ObjectKeyFromObject(node), node); err != nil {
-			t.Fatal(err)
-		}
-		node.Status.Conditions = []corev1.NodeCondition{{
-			Type: corev1.NodeReady, Status: status, Reason: "KubeletNotReady", Message: "network is missing",
-			LastHeartbeatTime: metav1.NewTime(at),
-		}}
-		if err := c.Status().Update(ctx, node); err != nil {
-			t.Fatal(err)
-		}
+		testenv.ChangeStatus(t, c, node, func() {
+			node.Status.Conditions = []corev1.NodeCondition{{
+				Type: corev1.NodeReady, Status: status, Reason: "KubeletNotReady", Message: "network is missing",
+				LastHeartbeatTime: metav1.NewTime(at),
+			}}
+		})
 	}
 	report(corev1.ConditionFalse, started)
 	check("not ready", "network is missing")
@@ -75,9 +71,6 @@ func TestReady(t *testing.T) {
 	}
 	check("a lease of the former kubelet", "has not reported yet")
 	renewed = metav1.NewMicroTime(started.Add(time.Second))
-	lease.Spec.RenewTime = &renewed
-	if err := c.Update(ctx, lease); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, c, lease, func() { lease.Spec.RenewTime = &renewed })
 	check("renewed by the one that runs", "")
 }

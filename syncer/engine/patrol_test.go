@@ -265,8 +265,7 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 	must(t, w.super.Delete(ctx, service(superNS, "web")))
 	must(t, w.tenant.Create(ctx, service(ns, "late")))
 	config := there(t, w.super, superNS, "config", &corev1.ConfigMap{}, nil)
-	config.Data = map[string]string{"k": "other"}
-	must(t, w.super.Update(ctx, config))
+	testenv.Change(t, w.super, config, func() { config.Data = map[string]string{"k": "other"} })
 	must(t, w.tenant.Delete(ctx, service(ns, "other")))
 	orphan := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: superNS, Name: "orphan"}}
 	tenancy.Mark(orphan, w.of.Tenant, tenancy.ManagedBySyncer, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "orphan", UID: "gone"}})
@@ -274,8 +273,7 @@ func testRepairs(t *testing.T, super, tenant *testenv.Cluster) {
 	foreign := service(superNS, "foreign") // not ours, so not to be touched
 	must(t, w.super.Create(ctx, foreign))
 	up := there(t, w.tenant, "", "node", &corev1.Node{}, nil)
-	up.Spec.Unschedulable = true
-	must(t, w.tenant.Update(ctx, up))
+	testenv.Change(t, w.tenant, up, func() { up.Spec.Unschedulable = true })
 	// No controller of the tenant touches it, so that no other event comes for it.
 	left := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "left", Labels: map[string]string{tenancy.LabelManagedBy: tenancy.ManagedBySyncer}}, Provisioner: tenancy.OpaqueDriver}
 	must(t, w.tenant.Create(ctx, left))

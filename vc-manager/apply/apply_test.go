@@ -119,11 +119,7 @@ func TestDriftIsSetRight(t *testing.T) {
 	} {
 		one(t, deployment(namespace, "--a", "--b"))
 		changed := deployment(namespace)
-		get(t, changed)
-		drift(changed)
-		if err := cluster.Client.Update(t.Context(), changed, client.FieldOwner("somebody")); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Change(t, cluster.Client, changed, func() { drift(changed) }, client.FieldOwner("somebody"))
 		one(t, deployment(namespace, "--a", "--b"))
 		got := deployment(namespace)
 		get(t, got)
@@ -142,11 +138,7 @@ func TestWhatIsNotWantedAnyMoreGoes(t *testing.T) {
 	namespace := newNamespace(t)
 	one(t, configMap(namespace, map[string]string{"a": "1", "b": "2"}))
 	others := configMap(namespace, nil)
-	get(t, others)
-	others.Data["theirs"] = "3"
-	if err := cluster.Client.Update(t.Context(), others, client.FieldOwner("somebody")); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, cluster.Client, others, func() { others.Data["theirs"] = "3" }, client.FieldOwner("somebody"))
 	one(t, configMap(namespace, map[string]string{"a": "1"}))
 	got := configMap(namespace, nil)
 	get(t, got)

@@ -15,6 +15,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/kubeconfig"
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/certificates"
 )
 
@@ -82,10 +83,9 @@ func TestLoadBalancer(t *testing.T) {
 	if err := super.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: tenancy.AdminKubeconfigSecret}, &corev1.Secret{}); err == nil {
 		t.Error("there is a kubeconfig though nobody knows the server")
 	}
-	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.9"}}
-	if err := super.Client.Status().Update(t.Context(), service); err != nil {
-		t.Fatal(err)
-	}
+	testenv.ChangeStatus(t, super.Client, service, func() {
+		service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.9"}}
+	})
 	eventually(t, func(ctx context.Context) error {
 		admin := &corev1.Secret{}
 		if err := super.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: tenancy.AdminKubeconfigSecret}, admin); err != nil {
@@ -109,10 +109,7 @@ func TestExtraSANs(t *testing.T) {
 	vc := newCluster(t, "named", newClass(t, nil))
 	waitCondition(t, vc, tenancyv1alpha1.ConditionCertificatesReady, metav1.ConditionTrue, reasonReady)
 	// The tenant's owner may change these at any time.
-	vc.Spec.ExtraSANs = []string{"api.example.org", "2001:db8::1"}
-	if err := super.Client.Update(t.Context(), vc); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, super.Client, vc, func() { vc.Spec.ExtraSANs = []string{"api.example.org", "2001:db8::1"} })
 	eventually(t, func(context.Context) error {
 		cert, err := pki.ParseCertificate(getSecret(t, vc, certificates.APIServerServing).Data[corev1.TLSCertKey])
 		if err != nil {

@@ -106,12 +106,8 @@ func adminKubeconfigWorks(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 }
 
 func unwantedSchedulerGoes(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
-	class := &tenancyv1alpha1.VirtualClusterClass{}
-	mustGet(t, client.ObjectKey{Name: vc.Spec.ClassName}, class)
-	class.Spec.Scheduling = tenancyv1alpha1.ScheduledBySuper
-	if err := super.Client.Update(t.Context(), class); err != nil {
-		t.Fatal(err)
-	}
+	class := &tenancyv1alpha1.VirtualClusterClass{ObjectMeta: metav1.ObjectMeta{Name: vc.Spec.ClassName}}
+	testenv.Change(t, super.Client, class, func() { class.Spec.Scheduling = tenancyv1alpha1.ScheduledBySuper })
 	eventually(t, func(ctx context.Context) error {
 		err := super.Client.Get(ctx, client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: controlplane.Scheduler}, &appsv1.Deployment{})
 		if !apierrors.IsNotFound(err) {
@@ -185,10 +181,7 @@ func driftIsSetRight(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 	service := &corev1.Service{}
 	key := client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: tenancy.APIServerService}
 	mustGet(t, key, service)
-	service.Spec.Selector = map[string]string{"app": "evil"}
-	if err := super.Client.Update(t.Context(), service, client.FieldOwner("somebody")); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Change(t, super.Client, service, func() { service.Spec.Selector = map[string]string{"app": "evil"} }, client.FieldOwner("somebody"))
 	eventually(t, func(ctx context.Context) error {
 		if err := super.Client.Get(ctx, key, service); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -165,16 +166,10 @@ func TestTheWholeWay(t *testing.T) {
 func TestWhatTheTenantChangedIsSetBack(t *testing.T) {
 	w := watch(t, new(net.Dialer), target(t))
 	w.sees(t, Observation.healthy)
-	role := &rbacv1.ClusterRole{}
-	key := client.ObjectKey{Name: tenancy.UserSyncer}
-	if err := tenant.Client.Get(t.Context(), key, role); err != nil {
-		t.Fatal(err)
-	}
-	want := len(role.Rules)
-	role.Rules = nil
-	if err := tenant.Client.Update(t.Context(), role); err != nil {
-		t.Fatal(err)
-	}
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: tenancy.UserSyncer}}
+	key := client.ObjectKeyFromObject(role)
+	want := 0
+	testenv.Change(t, tenant.Client, role, func() { want, role.Rules = len(role.Rules), nil })
 	again := watch(t, new(net.Dialer), target(t))
 	again.sees(t, Observation.healthy)
 	if err := tenant.Client.Get(t.Context(), key, role); err != nil || len(role.Rules) != want {
@@ -186,20 +181,17 @@ func TestWhatTheTenantChangedIsSetBack(t *testing.T) {
 func TestTheCorefileIsTheTenants(t *testing.T) {
 	watch(t, new(net.Dialer), target(t)).sees(t, Observation.healthy)
 	key := client.ObjectKey{Namespace: "kube-system", Name: "coredns"}
-	corefile, deployment := &corev1.ConfigMap{}, &appsv1.Deployment{}
-	for _, object := range []client.Object{corefile, deployment} {
-		if err := tenant.Client.Get(t.Context(), key, object); err != nil {
-			t.Fatal(err)
-		}
-	}
-	image := deployment.Spec.Template.Spec.Containers[0].Image
-	corefile.Data["Corefile"], corefile.Labels["k8s-app"] = "the tenant's own", "changed"
-	deployment.Spec.Template.Spec.Containers[0].Image = "another"
-	for _, object := range []client.Object{corefile, deployment} {
-		if err := tenant.Client.Update(t.Context(), object, client.FieldOwner("kubectl-edit")); err != nil {
-			t.Fatal(err)
-		}
-	}
+	named := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
+	corefile, deployment := &corev1.ConfigMap{ObjectMeta: named}, &appsv1.Deployment{ObjectMeta: named}
+	testenv.Change(t, tenant.Client, corefile, func() {
+		corefile.Data["Corefile"], corefile.Labels["k8s-app"] = "the tenant's own", "changed"
+	}, client.FieldOwner("kubectl-edit"))
+	// The tenant's controller-manager writes to it at the same time.
+	image := ""
+	testenv.Change(t, tenant.Client, deployment, func() {
+		container := &deployment.Spec.Template.Spec.Containers[0]
+		image, container.Image = container.Image, "another"
+	}, client.FieldOwner("kubectl-edit"))
 	// More than once: what is not ours any more does not become so.
 	for range 2 {
 		watch(t, new(net.Dialer), target(t)).sees(t, Observation.healthy)
