@@ -311,15 +311,11 @@ func schedule(t *testing.T, pod *corev1.Pod, node string) {
 // runPod does what the super cluster's kubelet does once the containers run.
 func runPod(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
-	eventually(t, "writing the status of "+pod.Name, func(ctx context.Context) error {
-		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
-			return err
-		}
+	testenv.ChangeStatus(t, super.Client, pod, func() {
 		pod.Status.Phase = corev1.PodRunning
 		pod.Status.PodIP, pod.Status.PodIPs = "10.2.0.5", []corev1.PodIP{{IP: "10.2.0.5"}}
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", Ready: true, Image: "registry.k8s.io/pause:3.10", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
-		return super.Client.Status().Update(ctx, pod)
 	})
 }
 
