@@ -16,7 +16,9 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,6 +32,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/kinds"
+	"github.com/bulkhead-dev/bulkhead/syncer/leader"
 	"github.com/bulkhead-dev/bulkhead/syncer/patrol"
 	"github.com/bulkhead-dev/bulkhead/syncer/tenants"
 )
@@ -59,10 +62,11 @@ func run() error {
 	klog.SetLogger(log)
 
 	ctx := ctrl.SetupSignalHandler()
-	manager, err := newManager(o)
+	manager, term, err := newManager(o)
 	if err != nil {
 		return err
 	}
+	o.leads = term.Check
 	if err := setup(ctx, manager, o); err != nil {
 		return err
 	}
@@ -72,39 +76,56 @@ func run() error {
 	return nil
 }
 
-func newManager(o options) (ctrl.Manager, error) {
+// newManager returns nil for the term of a replica that is alone.
+func newManager(o options) (ctrl.Manager, *leader.Term, error) {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(tenancyv1alpha1.AddToScheme(scheme))
 	config, err := ctrl.GetConfig()
 	if err != nil {
-		return nil, fmt.Errorf("finding the super cluster: %w", err)
+		return nil, nil, fmt.Errorf("finding the super cluster: %w", err)
 	}
 	config.WarningHandler = rest.NoWarnings{} // of the deprecation of Endpoints
 	config.QPS = -1                           // the API server's priority and fairness limits us; each tenant has a limit of its own
+	var term *leader.Term
+	var lock resourcelock.Interface
+	if o.leaderElect {
+		// What goes on in this process is another's work by now.
+		lost := func() {
+			ctrl.Log.Info("another replica has taken the lease")
+			os.Exit(1)
+		}
+		if term, err = leader.New(config, o.leaderElectNamespace, leaderLease, lost); err != nil {
+			return nil, nil, err
+		}
+		lock = term
+	}
 	manager, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme: scheme,
-		Cache:  engine.CacheOptions(),
+		Scheme:    scheme,
+		Cache:     engine.CacheOptions(),
+		NewClient: term.NewClient,
 		Metrics: metricsserver.Options{
 			BindAddress: o.metricsAddress, SecureServing: true, FilterProvider: filters.WithAuthenticationAndAuthorization,
 			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
 		},
-		HealthProbeBindAddress:  o.healthAddress,
-		LeaderElection:          o.leaderElect,
-		LeaderElectionID:        leaderLease,
-		LeaderElectionNamespace: o.leaderElectNamespace,
+		HealthProbeBindAddress:              o.healthAddress,
+		LeaderElection:                      o.leaderElect,
+		LeaderElectionResourceLockInterface: lock,
+		LeaseDuration:                       ptr.To(leader.Duration),
+		RenewDeadline:                       ptr.To(leader.RenewDeadline),
+		RetryPeriod:                         ptr.To(leader.RetryPeriod),
 		// All that works ends with the process, so the next one need not wait.
 		LeaderElectionReleaseOnCancel: true,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("setting up: %w", err)
+		return nil, nil, fmt.Errorf("setting up: %w", err)
 	}
 	for name, add := range map[string]func(string, healthz.Checker) error{"healthz": manager.AddHealthzCheck, "readyz": manager.AddReadyzCheck} {
 		if err := add(name, healthz.Ping); err != nil {
-			return nil, fmt.Errorf("adding %s: %w", name, err)
+			return nil, nil, fmt.Errorf("adding %s: %w", name, err)
 		}
 	}
-	return manager, nil
+	return manager, term, nil
 }
 
 // setup puts the engine and the reconciler of tenants into the manager.
@@ -126,7 +147,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	reconciler := tenants.New(mgr.GetClient(), credentials)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
-		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, Workers: o.workers, OnState: reconciler.StateChanged, Log: ctrl.Log.WithName("engine"),
+		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, Workers: o.workers, OnState: reconciler.StateChanged, Leads: o.leads, Log: ctrl.Log.WithName("engine"),
 	})
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ func TestMetricsAreGuarded(t *testing.T) {
 	address := listener.Addr().String()
 	must(t, listener.Close())
 	o := options{metricsAddress: address, healthAddress: "127.0.0.1:0", leaderElect: true, leaderElectNamespace: "default", probeInterval: time.Second}
-	manager, err := newManager(o)
+	manager, _, err := newManager(o)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -20,6 +20,9 @@ type options struct {
 	probeInterval        time.Duration
 	workers              engine.Workers
 
+	// leads is no flag: it tells whether this replica leads, or is nil if it is alone.
+	leads func() error
+
 	// patrolSettle is no flag: it is longer than any event takes.
 	patrolInterval, patrolSettle time.Duration
 	patrolRate                   float64

@@ -47,14 +47,17 @@ func kindMapper() meta.RESTMapper {
 }
 
 // limitedClient makes a client whose calls end after callTimeout and share a rate
-// limit of their own. Types of the API go as protobuf.
-func limitedClient(config *rest.Config, transport http.RoundTripper, options client.Options) (client.Client, error) {
+// limit of their own. Types of the API go as protobuf. With answers they are those of
+// a tenant's apiserver.
+func (e *Engine) limitedClient(config *rest.Config, transport http.RoundTripper, answers *answers, mapper meta.RESTMapper) (client.Client, error) {
 	config = rest.CopyConfig(config)
 	config.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(linkQPS, linkBurst)
 	// The API server warns of deprecated kinds, such as Endpoints, on every call.
 	config.WarningHandler = rest.NoWarnings{}
-	options.HTTPClient = &http.Client{Transport: transport, Timeout: callTimeout}
-	return client.New(config, options)
+	transport = &calls{next: transport, leads: e.leads, answers: answers}
+	return client.New(config, client.Options{
+		HTTPClient: &http.Client{Transport: transport, Timeout: callTimeout}, Scheme: e.scheme, Mapper: mapper,
+	})
 }
 
 // connection is what a link has to its tenant's apiserver.
@@ -65,6 +68,8 @@ type connection struct {
 	probe  string
 }
 
+	// answers tells whether the calls of client are answered.
+	answers *answers
 // connect prepares the connection; it does not talk to the apiserver yet.
 func (e *Engine) connect(config *rest.Config) (*connection, error) {
 	config = rest.CopyConfig(config)
@@ -79,7 +84,8 @@ func (e *Engine) connect(config *rest.Config) (*connection, error) {
 		return nil, fmt.Errorf("making a transport to the tenant's apiserver: %w", err)
 	}
 	mapper := kindMapper()
-	writer, err := limitedClient(config, transport, client.Options{Scheme: e.scheme, Mapper: mapper})
+	answers := &answers{}
+	writer, err := e.limitedClient(config, transport, answers, mapper)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the tenant's apiserver: %w", err)
 	}
@@ -97,7 +103,7 @@ func (e *Engine) connect(config *rest.Config) (*connection, error) {
 	return &connection{
 		client: writer, cache: reader,
 		http:  &http.Client{Transport: transport, Timeout: probeTimeout},
-		probe: config.Host + "/readyz",
+		probe: config.Host + "/readyz", answers: answers,
 	}, nil
 }
 

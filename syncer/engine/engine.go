@@ -44,7 +44,10 @@ type Options struct {
 	Workers Workers
 	// OnState is told when the state of a tenant has changed. It must not block.
 	OnState func(tenancy.Tenant)
-	Log     logr.Logger
+	// Leads returns an error while another replica may lead: then nothing is written.
+	// Nil means that there is no other.
+	Leads func() error
+	Log   logr.Logger
 }
 
 // Workers are how many keys are handled at a time. Zero fields mean the defaults.
@@ -69,6 +72,7 @@ type Engine struct {
 	kinds   map[string]Kind
 	probe   time.Duration
 	onState func(tenancy.Tenant)
+	leads   func() error
 	log     logr.Logger
 
 	// down and up hold the keys of all links.
@@ -87,7 +91,10 @@ func New(ctx context.Context, options Options) (*Engine, error) {
 	e := &Engine{
 		scheme: options.Scheme, config: rest.CopyConfig(options.Config), http: options.HTTPClient,
 		cache: options.Cache, live: options.Live, kinds: map[string]Kind{}, onState: options.OnState, log: options.Log,
-		links: map[types.UID]*Link{}, probe: options.ProbeInterval,
+		links: map[types.UID]*Link{}, probe: options.ProbeInterval, leads: options.Leads,
+	}
+	if e.leads == nil {
+		e.leads = func() error { return nil }
 	}
 	if e.probe == 0 {
 		e.probe = probeInterval

@@ -59,8 +59,13 @@ type Link struct {
 
 	// filled: the caches of both sides have been, and what they hold has been enqueued.
 	filled atomic.Bool
-	mu     sync.Mutex
-	state  State
+	// probeNow has the tenant's apiserver asked at once whether it is there.
+	probeNow chan struct{}
+	mu       sync.Mutex
+	state    State
+	// hangs: calls of the tenant's apiserver do. ended links are announced to the
+	// queues no more.
+	hangs, ended bool
 
 	// rehearsal is nil but for a link that only rehearses; rehearsing makes it.
 	rehearsal  *rehearsal
@@ -73,7 +78,7 @@ func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link,
 		return nil, err
 	}
 	// The super cluster's connection is shared, the rate limit is the tenant's own.
-	super, err := limitedClient(e.config, e.http.Transport, client.Options{Scheme: e.scheme, Mapper: kindMapper()})
+	super, err := e.limitedClient(e.config, e.http.Transport, nil, kindMapper())
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the super cluster: %w", err)
 	}
@@ -81,9 +86,11 @@ func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link,
 		engine: e, log: e.log.WithValues("tenant", tenant.String()), conn: conn, super: super,
 		unwanted: &unwanted{},
 		done:     make(chan struct{}),
+		probeNow: make(chan struct{}, 1),
 		state:    State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
 	}
 	l.tenant.Store(&tenant)
+	conn.answers.changed = l.answersChanged
 	return l, nil
 }
 
@@ -128,17 +135,41 @@ func (l *Link) setState(state State) {
 
 // announce tells the queues how the link is, and its tenant's weight. A tenant that
 // does not answer hands out no keys: its handlings would hang, and keep workers from
-// others. The caller holds the lock, so that the latest news is told last.
+// others. One whose calls hang has one worker, to find out when they do no more. The
+// caller holds the lock, so that the latest news is told last.
 func (l *Link) announce() {
 	settings := fairqueue.Tenant{Weight: l.Tenant().Weight, Paused: !l.state.Synced}
 	l.engine.down.Set(l, settings)
 	l.engine.up.Set(l, settings)
 }
+	if l.ended {
+		return
+	}
 
+	if l.hangs {
+		settings.Workers = 1
+	}
 // settle gives the link other settings of its tenant, and tells whether it translates
 // differently by them.
 func (l *Link) settle(tenant translation.Tenant) bool {
 	l.mu.Lock()
+// answersChanged takes note that the calls of the tenant's apiserver hang, or are
+// answered again.
+func (l *Link) answersChanged() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Asked under the lock, so that the latest news is told last.
+	l.hangs = l.conn.answers.hanging()
+	l.announce()
+	if l.hangs {
+		l.log.Info("calls of the tenant's apiserver hang")
+		select {
+		case l.probeNow <- struct{}{}:
+		default:
+		}
+	}
+}
+
 	defer l.mu.Unlock()
 	before := l.tenant.Swap(&tenant)
 	if before.Weight != tenant.Weight && l.ctx.Err() == nil {
@@ -206,7 +237,10 @@ func (l *Link) run(ctx context.Context) {
 		<-down
 		<-up
 		l.conn.close()
+		l.mu.Lock()
+		l.ended = true
 		tenant := l.Tenant().String()
+		l.mu.Unlock()
 		backlog.DeletePartialMatch(map[string]string{"tenant": tenant})
 		tenantState.DeleteLabelValues(tenant)
 	}()
@@ -315,6 +349,8 @@ func (l *Link) probe(ctx context.Context) {
 		tenant := l.Tenant().String()
 		backlog.WithLabelValues(tenant, "down").Set(float64(l.engine.down.Backlog(l)))
 		backlog.WithLabelValues(tenant, "up").Set(float64(l.engine.up.Backlog(l)))
+		case <-l.probeNow:
+			failures = max(failures, 1) // a call has hung
 		err := l.conn.alive(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -327,6 +363,7 @@ func (l *Link) probe(ctx context.Context) {
 		case l.filled.Load():
 			failures = 0
 			l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
+				l.conn.answers.abandon()
 		}
 		synced := 0.0
 		if l.State().Synced {
