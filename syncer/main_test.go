@@ -28,6 +28,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
 	flag.Parse()
 	code, err := withClusters(m)
 	if err != nil {
@@ -55,7 +59,13 @@ func withClusters(m *testing.M) (int, error) {
 		if err := os.Mkdir(at, 0o700); err != nil {
 			return 0, err
 		}
-		if all[i], err = testenv.Start(ctx, at, testenv.Options{ControllerManager: true, CRDs: i == 0}); err != nil {
+		options := testenv.Options{ControllerManager: true, CRDs: i == 0}
+		if i == 0 {
+			if options.APIServerArgs, err = auditArguments(at); err != nil {
+				return 0, err
+			}
+		}
+		if all[i], err = testenv.Start(ctx, at, options); err != nil {
 			return 0, err
 		}
 		defer all[i].Stop()
