@@ -87,7 +87,7 @@ func TestCommands(t *testing.T) {
 		if report.Pod != pod {
 			t.Errorf("report %+v", report)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("no report came")
 	}
 }

@@ -140,7 +140,7 @@ func (c *containerd) start(t *testing.T) {
 		}
 	}()
 	eventually(t, "containerd", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		response, err := client.Status(ctx, &runtimeapi.StatusRequest{})
 		if err != nil {
@@ -253,7 +253,7 @@ func archive(t *testing.T, to *bytes.Buffer, files map[string][]byte) {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)

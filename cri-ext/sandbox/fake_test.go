@@ -306,7 +306,7 @@ func newStand(t *testing.T, w *world, change func(*Options)) *stand {
 	t.Helper()
 	s := &stand{world: w}
 	options := Options{
-		Runtime: cri.NewRuntime(w.conn), Open: w.open, Gate: true, GateTimeout: 20 * time.Second, RepairInterval: time.Hour, PatrolInterval: time.Hour,
+		Runtime: cri.NewRuntime(w.conn), Open: w.open, Gate: true, GateTimeout: time.Minute, RepairInterval: time.Hour, PatrolInterval: time.Hour,
 		Report: func(r feed.Report) { s.mu.Lock(); defer s.mu.Unlock(); s.reports = append(s.reports, r) },
 		Log:    logr.Discard(),
 	}
@@ -392,7 +392,7 @@ func rules(t *testing.T, tenant types.UID, generation uint64, n int) *ruleset.Se
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
@@ -401,13 +401,26 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
+// becauseOf waits until the gate of a sandbox would say why.
+func (s *stand) becauseOf(t *testing.T, id, why string) {
+	t.Helper()
+	eventually(t, "the gate to be closed because of "+why, func() bool {
+		found, err := s.find(t.Context(), id)
+		if err != nil || found == nil {
+			return false
+		}
+		var required *ruleset.Set
+		return strings.Contains(s.verdict(found, &required).why, why)
+	})
+}
+
 func podOf(tenant types.UID, n int) feed.Pod {
 	return feed.Pod{UID: types.UID(fmt.Sprintf("uid-%s-%d", tenant, n)), Namespace: fmt.Sprintf("vc-%s-default", tenant), Name: fmt.Sprintf("web-%d", n), Tenant: tenant}
 }
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

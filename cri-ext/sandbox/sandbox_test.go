@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,8 +79,9 @@ func TestGateWantsWhatIsCurrentAtEntry(t *testing.T) {
 	}
 	s.put(t, rules(t, "a", 2, 5))
 	<-arrived
-	opened := make(chan error, 1)
-	go func() { opened <- s.Gate(within(t), "c-s1") }()
+	opened, waits := make(chan error, 1), make(chan struct{})
+	go func() { opened <- s.Gate(&watched{Context: within(t), waits: waits}, "c-s1") }()
+	<-waits
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := s.Gate(short, "c-s1"); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "generation 2") {
@@ -92,6 +94,18 @@ func TestGateWantsWhatIsCurrentAtEntry(t *testing.T) {
 		t.Errorf("the gate waits for more than was current: %v", err)
 	}
 	close(release[3])
+}
+
+// watched is a context that tells when somebody waits for its end.
+type watched struct {
+	context.Context //nolint:containedctx // it is one
+	waits           chan struct{}
+	once            sync.Once
+}
+
+func (w *watched) Done() <-chan struct{} {
+	w.once.Do(func() { close(w.waits) })
+	return w.Context.Done()
 }
 
 func TestGateFailsClosedInWords(t *testing.T) {
@@ -144,6 +158,7 @@ func TestGateFailsClosedInWords(t *testing.T) {
 			sandbox := w.add("s1", pod)
 			test.prepare(t, w, s)
 			s.Add(sandbox)
+			s.becauseOf(t, "s1", test.why)
 			err := s.Gate(within(t), "c-s1")
 			if status.Code(err) != test.code || !strings.Contains(err.Error(), test.why) {
 				t.Errorf("%v; want %s because %s", err, test.code, test.why)
@@ -195,9 +210,7 @@ func TestASandboxNeverChangesTenant(t *testing.T) {
 // An acknowledgement of something else opens nothing.
 func TestWrongAcknowledgement(t *testing.T) {
 	w := newWorld(t)
-	s := newStand(t, w, func(o *Options) {
-		o.GateTimeout = 300 * time.Millisecond
-	})
+	s := newStand(t, w, nil)
 	pod := podOf("a", 1)
 	s.feeder(t, pod)
 	s.put(t, rules(t, "a", 7, 3))
@@ -208,7 +221,10 @@ func TestWrongAcknowledgement(t *testing.T) {
 		g.hook = func(context.Context, *ruleset.Set) error { return errFault }
 	})
 	s.Add(sandbox)
-	if err := s.Gate(within(t), "c-s1"); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "a fault") {
+	s.becauseOf(t, "s1", "a fault")
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Gate(short, "c-s1"); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "a fault") {
 		t.Errorf("the gate says %v", err)
 	}
 	// One that holds just these needs nothing.

@@ -50,7 +50,7 @@ func TestVsockWithoutGuest(t *testing.T) {
 // TestVsockInAGuest has a kernel with AF_VSOCK try dialer and listener on each other.
 // There, vsock_loopback carries it, and who comes has another context ID than the host.
 func TestVsockInAGuest(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	init, err := microvm.BuildTest(ctx, t.TempDir(), ".")
 	if err != nil {
@@ -67,7 +67,7 @@ func TestVsockInAGuest(t *testing.T) {
 }
 
 func guest() int {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	if err := errors.Join(loopback(ctx), stranger(ctx), nobody(ctx)); err != nil {
 		fmt.Println(err)
@@ -96,7 +96,7 @@ func loopback(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(conn, "hello"); err != nil {
@@ -129,7 +129,7 @@ func stranger(ctx context.Context) error {
 	if err := <-accepted; !errors.As(err, &is) || is.CID != unix.VMADDR_CID_LOCAL {
 		return fmt.Errorf("a stranger was taken for the host: %w", err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	if n, err := conn.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {

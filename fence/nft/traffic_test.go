@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait for something to come true.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // pod of the lab.
 type pod struct {

@@ -115,7 +115,7 @@ func TestMachineHasWhatWasAskedFor(t *testing.T) {
 	}
 	var connection net.Conn
 	space.do(t, func() (err error) {
-		connection, err = (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", "192.0.2.2:80")
+		connection, err = (&net.Dialer{Timeout: time.Minute}).DialContext(ctx, "tcp", "192.0.2.2:80")
 		return err
 	})
 	answer, err := io.ReadAll(connection)

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const testTimeout = 20 * time.Second
+const testTimeout = time.Minute
 
 // eventually waits for a condition that describes itself when it does not hold.
 func eventually(t *testing.T, holds func() error) {

@@ -144,7 +144,7 @@ func as(t *testing.T, namespace, account, node string) client.Client {
 func ask(t *testing.T, c client.Client, request *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	request.ObjectMeta = metav1.ObjectMeta{GenerateName: "vn-agent-"}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	// The apiserver takes a moment to notice that the ServiceAccount may.
 	err := wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
