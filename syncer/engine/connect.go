@@ -66,10 +66,10 @@ type connection struct {
 	cache  cache.Cache
 	http   *http.Client
 	probe  string
-}
-
 	// answers tells whether the calls of client are answered.
 	answers *answers
+}
+
 // connect prepares the connection; it does not talk to the apiserver yet.
 func (e *Engine) connect(config *rest.Config) (*connection, error) {
 	config = rest.CopyConfig(config)

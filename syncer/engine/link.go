@@ -138,21 +138,17 @@ func (l *Link) setState(state State) {
 // others. One whose calls hang has one worker, to find out when they do no more. The
 // caller holds the lock, so that the latest news is told last.
 func (l *Link) announce() {
-	settings := fairqueue.Tenant{Weight: l.Tenant().Weight, Paused: !l.state.Synced}
-	l.engine.down.Set(l, settings)
-	l.engine.up.Set(l, settings)
-}
 	if l.ended {
 		return
 	}
-
+	settings := fairqueue.Tenant{Weight: l.Tenant().Weight, Paused: !l.state.Synced}
 	if l.hangs {
 		settings.Workers = 1
 	}
-// settle gives the link other settings of its tenant, and tells whether it translates
-// differently by them.
-func (l *Link) settle(tenant translation.Tenant) bool {
-	l.mu.Lock()
+	l.engine.down.Set(l, settings)
+	l.engine.up.Set(l, settings)
+}
+
 // answersChanged takes note that the calls of the tenant's apiserver hang, or are
 // answered again.
 func (l *Link) answersChanged() {
@@ -170,6 +166,10 @@ func (l *Link) answersChanged() {
 	}
 }
 
+// settle gives the link other settings of its tenant, and tells whether it translates
+// differently by them.
+func (l *Link) settle(tenant translation.Tenant) bool {
+	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := l.tenant.Swap(&tenant)
 	if before.Weight != tenant.Weight && l.ctx.Err() == nil {
@@ -233,14 +233,14 @@ func (l *Link) run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer func() {
 		group.Wait()
+		l.mu.Lock()
+		l.ended = true
 		down, up := l.engine.down.Remove(l), l.engine.up.Remove(l)
+		l.mu.Unlock()
 		<-down
 		<-up
 		l.conn.close()
-		l.mu.Lock()
-		l.ended = true
 		tenant := l.Tenant().String()
-		l.mu.Unlock()
 		backlog.DeletePartialMatch(map[string]string{"tenant": tenant})
 		tenantState.DeleteLabelValues(tenant)
 	}()
@@ -345,12 +345,12 @@ func (l *Link) probe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-l.probeNow:
+			failures = max(failures, 1) // a call has hung
 		}
 		tenant := l.Tenant().String()
 		backlog.WithLabelValues(tenant, "down").Set(float64(l.engine.down.Backlog(l)))
 		backlog.WithLabelValues(tenant, "up").Set(float64(l.engine.up.Backlog(l)))
-		case <-l.probeNow:
-			failures = max(failures, 1) // a call has hung
 		err := l.conn.alive(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -359,11 +359,11 @@ func (l *Link) probe(ctx context.Context) {
 			// One lost answer is no news.
 			if failures++; failures > 1 {
 				l.setState(State{Reason: ReasonUnreachable, Message: "the tenant's apiserver does not answer: " + err.Error()})
+				l.conn.answers.abandon()
 			}
 		case l.filled.Load():
 			failures = 0
 			l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
-				l.conn.answers.abandon()
 		}
 		synced := 0.0
 		if l.State().Synced {
