@@ -93,6 +93,15 @@ func (n Networks) NotPods() []networkingv1.NetworkPolicyPeer {
 	return peers(everything, func(all netip.Prefix) []networkingv1.IPBlock { return less(all, nil, n.Pods, nil) })
 }
 
+// Outside tells whether an address is outside of the super cluster, where tenants may
+// reach it: neither in a network that is denied nor in one of pods.
+func (n Networks) Outside(address netip.Addr) bool {
+	in := func(networks []netip.Prefix) bool {
+		return slices.ContainsFunc(networks, func(network netip.Prefix) bool { return network.Contains(address) })
+	}
+	return !in(n.Pods) && (!in(n.Denied) || in(n.Allowed))
+}
+
 // others are the networks in which other tenants are.
 func (n Networks) others() []netip.Prefix {
 	if len(n.Pods) == 0 {

@@ -66,6 +66,18 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
+func TestOutside(t *testing.T) {
+	n := Networks{Denied: networks(t, DefaultDenied), Pods: networks(t, "203.0.113.0/24,10.9.8.0/24"), Allowed: networks(t, "10.9.0.0/16")}
+	for address, outside := range map[string]bool{
+		"198.51.100.1": true, "2001:db8::1": true, "10.9.0.1": true,
+		"10.8.0.1": false, "fd00::1": false, "203.0.113.7": false, "10.9.8.1": false,
+	} {
+		if n.Outside(netip.MustParseAddr(address)) != outside {
+			t.Errorf("%s: outside is %v", address, !outside)
+		}
+	}
+}
+
 // An address is in the blocks if, and only if, it is in the network, not excepted,
 // and not denied unless allowed. Exceptions are what the API takes: real parts.
 func TestLess(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -31,7 +32,7 @@ const (
 // a tenant's apiserver that does not answer must not hold up a start.
 func kindMapper() meta.RESTMapper {
 	core, storage, networking := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion, networkingv1.SchemeGroupVersion
-	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking, coordinationv1.SchemeGroupVersion})
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking, coordinationv1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion})
 	for _, kind := range []string{"Pod", "Service", "Endpoints", "Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Event"} {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeNamespace)
 	}
@@ -43,6 +44,7 @@ func kindMapper() meta.RESTMapper {
 	// A cache of some namespaces alone looks up the kind of a list as well.
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("LeaseList"), meta.RESTScopeNamespace)
 	mapper.Add(networking.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
+	mapper.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	return mapper
 }
 
@@ -94,7 +96,8 @@ func (e *Engine) connect(config *rest.Config) (*connection, error) {
 		DefaultTransform:            cache.TransformStripManagedFields(),
 		ReaderFailOnMissingInformer: true,
 		ByObject: map[client.Object]cache.ByObject{
-			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{corev1.NamespaceNodeLease: {}}},
+			&coordinationv1.Lease{}:      {Namespaces: map[string]cache.Config{corev1.NamespaceNodeLease: {}}},
+			&discoveryv1.EndpointSlice{}: {Label: ManualSlices()},
 		},
 	})
 	if err != nil {

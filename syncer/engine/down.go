@@ -23,6 +23,9 @@ type Down[T Object] struct {
 	Name string
 	// OnDemand objects go down only when something else Ensures them.
 	OnDemand bool
+	// Cached tells of a tenant's object whether the cache of its cluster holds it, where
+	// that is not filled with all; nil for always.
+	Cached func(tenant T) bool
 	// Wanted tells whether a tenant's object should be in the super cluster.
 	Wanted func(ctx context.Context, l *Link, tenant T) (bool, error)
 	// Linger is how long a super object stays after it is wanted no more and its

@@ -119,6 +119,10 @@ func (l *Link) State() State {
 	return l.state
 }
 
+// Filled tells whether the caches of both sides are. Until then everything waits to be
+// handled anyway, and reading the tenant's would block.
+func (l *Link) Filled() bool { return l.filled.Load() }
+
 func (l *Link) setState(state State) {
 	l.mu.Lock()
 	changed := l.state != state

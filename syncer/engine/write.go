@@ -97,7 +97,7 @@ func (s *Sync[T]) DeleteSuper(ctx context.Context, options ...client.DeleteOptio
 		if err != nil {
 			return err
 		}
-		if origin, _ := tenancy.OriginOf(s.Super); present(live) && live.GetUID() == origin.UID {
+		if origin, _ := tenancy.OriginOf(s.Super); present(live) && live.GetUID() == origin.UID && (s.kind.Cached == nil || s.kind.Cached(live)) {
 			return Wait("the cache to show %s", s.Key)
 		}
 	}

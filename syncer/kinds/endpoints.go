@@ -3,34 +3,38 @@ package kinds
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 // endpoints go down where the tenant writes them by hand: for Services without a
-// selector. For all others the super cluster's own controller makes them.
-func endpoints() engine.Kind {
+// selector. For all others the super cluster's own controller makes them. It also
+// mirrors ours into EndpointSlices, as the tenant's controller does those of the tenant.
+func endpoints(networks tenantnetwork.Networks) engine.Kind {
 	return &engine.Down[*corev1.Endpoints]{
 		Name: "endpoints",
 		Wanted: func(ctx context.Context, l *engine.Link, tenant *corev1.Endpoints) (bool, error) {
 			service, err := engine.Get[*corev1.Service](ctx, l.TenantReader(), tenant.Namespace, tenant.Name)
 			return service != nil && serviceGoesDown(service) && len(service.Spec.Selector) == 0, err
 		},
-		Translate: func(_ context.Context, _ *engine.Link, tenant *corev1.Endpoints) (*corev1.Endpoints, []translation.Finding, error) {
-			super, findings := translateEndpoints(tenant)
-			return super, findings, nil
+		Translate: func(ctx context.Context, l *engine.Link, tenant *corev1.Endpoints) (*corev1.Endpoints, []translation.Finding, error) {
+			place, problem := placeOf(ctx, l, networks)
+			super, findings := translateEndpoints(place, tenant)
+			return super, findings, *problem
 		},
-		Merge: func(super, desired *corev1.Endpoints) { super.Subsets = desired.Subsets },
+		Merge:   func(super, desired *corev1.Endpoints) { super.Subsets = desired.Subsets },
+		Indexes: map[string]client.IndexerFunc{indexAddress: indexEndpoints},
 	}
 }
 
-// translateEndpoints copies addresses and ports; what stands behind an address is
-// known to the tenant's cluster only.
-func translateEndpoints(tenant *corev1.Endpoints) (*corev1.Endpoints, []translation.Finding) {
+// translateEndpoints copies ports and the addresses that may be endpoints; what stands
+// behind an address is known to the tenant's cluster only.
+func translateEndpoints(place place, tenant *corev1.Endpoints) (*corev1.Endpoints, []translation.Finding) {
 	super := &corev1.Endpoints{}
 	var findings []translation.Finding
 	for i, subset := range tenant.DeepCopy().Subsets {
@@ -43,26 +47,27 @@ func translateEndpoints(tenant *corev1.Endpoints) (*corev1.Endpoints, []translat
 			{"notReadyAddresses", &subset.NotReadyAddresses, &out.NotReadyAddresses},
 		} {
 			for j, address := range *list.from {
-				if rule := refusedAddress(address.IP); rule != "" {
-					findings = append(findings, translation.Refuse(fmt.Sprintf("subsets[%d].%s[%d].ip", i, list.name, j), rule))
+				node, rule := place(address.IP)
+				if rule != "" {
+					findings = append(findings, translation.Ignore(fmt.Sprintf("subsets[%d].%s[%d].ip", i, list.name, j), rule))
+					continue
 				}
-				*list.to = append(*list.to, corev1.EndpointAddress{IP: address.IP, Hostname: address.Hostname})
+				*list.to = append(*list.to, corev1.EndpointAddress{IP: address.IP, Hostname: address.Hostname, NodeName: node})
 			}
 		}
-		super.Subsets = append(super.Subsets, out)
+		if len(out.Addresses)+len(out.NotReadyAddresses) > 0 {
+			super.Subsets = append(super.Subsets, out)
+		}
 	}
 	return super, findings
 }
 
-// refusedAddress gives the rule against an address, or "": those that mean the node
-// itself to whoever forwards to them, and the metadata service of clouds.
-func refusedAddress(text string) string {
-	address, err := netip.ParseAddr(text)
-	switch {
-	case err != nil:
-		return "not an IP address"
-	case address.Unmap().IsLoopback(), address.Unmap().IsLinkLocalUnicast(), address.IsLinkLocalMulticast(), address.IsUnspecified():
-		return "addresses of the node itself cannot be endpoints"
+func indexEndpoints(o client.Object) []string {
+	var addresses []string
+	for _, subset := range o.(*corev1.Endpoints).Subsets {
+		for _, address := range append(subset.Addresses[:len(subset.Addresses):len(subset.Addresses)], subset.NotReadyAddresses...) {
+			addresses = append(addresses, canonical(address.IP))
+		}
 	}
-	return ""
+	return addresses
 }

