@@ -15,6 +15,7 @@ func TestTenants(t *testing.T) {
 		"identical-names": twoTenantsWithIdenticalNames,
 		"colliding-names": namesThatCollideOnceJoined,
 		"refused-pods":    refusedPods,
+		"own-scheduler":   ownScheduler,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -44,6 +44,12 @@ func newTenant(t *testing.T, name string) *tenant {
 // newTenants makes virtual clusters, and deletes them, side by side.
 func newTenants(t *testing.T, names ...string) []*tenant {
 	t.Helper()
+	return newTenantsOf(t, "default", names...)
+}
+
+// newTenantsOf makes virtual clusters of a class.
+func newTenantsOf(t *testing.T, class string, names ...string) []*tenant {
+	t.Helper()
 	ensureTestNamespace(t)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
@@ -60,7 +66,7 @@ func newTenants(t *testing.T, names ...string) []*tenant {
 		}
 	})
 	err := each(names, func(name string) error {
-		out, err := superTool(t.Context(), "kubectl-vc", "create", name, "-n", namespace, "--wait", "--timeout", "4m")
+		out, err := superTool(t.Context(), "kubectl-vc", "create", name, "-n", namespace, "--class", class, "--wait", "--timeout", "4m")
 		if err != nil {
 			return fmt.Errorf("creating virtual cluster %s: %w\n%s\n%s", name, err, out, describeControlPlane(name))
 		}

@@ -96,6 +96,14 @@ func TestEphemeralContainers(t *testing.T) {
 	if len(down.Spec.EphemeralContainers) != 1 || down.DeletionTimestamp != nil {
 		t.Errorf("a refused debugger went down, or ended the pod: %v", down.Spec.EphemeralContainers)
 	}
+	// It stays on the tenant's pod for good, and keeps no other from going down.
+	add("another", func(*corev1.EphemeralContainer) {})
+	waitFor(t, super.Client, down.Namespace, "web", down, func(p *corev1.Pod) error {
+		if len(p.Spec.EphemeralContainers) != 2 || p.Spec.EphemeralContainers[1].Name != "another" {
+			return fmt.Errorf("there are %v", p.Spec.EphemeralContainers)
+		}
+		return nil
+	})
 }
 
 // The tenant's own eviction API ends a pod with its grace period, and the reason stays
