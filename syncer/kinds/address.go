@@ -111,19 +111,10 @@ func enqueueEndpointsOf(l *engine.Link, super *corev1.Pod) {
 	ctx, cancel := context.WithTimeout(context.Background(), cacheTimeout)
 	defer cancel()
 	for _, ip := range super.Status.PodIPs {
-		var endpoints corev1.EndpointsList
-		var slices discoveryv1.EndpointSliceList
 		at := client.MatchingFields{indexAddress: canonical(ip.IP)}
 		// Reads of a cache; they fail only while the link ends.
-		if l.TenantReader().List(ctx, &endpoints, at, client.UnsafeDisableDeepCopy) != nil ||
-			l.TenantReader().List(ctx, &slices, at, client.UnsafeDisableDeepCopy) != nil {
+		if enqueueAll(ctx, l, "endpoints", &corev1.EndpointsList{}, at) != nil || enqueueAll(ctx, l, "endpointslices", &discoveryv1.EndpointSliceList{}, at) != nil {
 			return
-		}
-		for i := range endpoints.Items {
-			l.Enqueue(engine.Key{Resource: "endpoints", Namespace: endpoints.Items[i].Namespace, Name: endpoints.Items[i].Name})
-		}
-		for i := range slices.Items {
-			l.Enqueue(engine.Key{Resource: "endpointslices", Namespace: slices.Items[i].Namespace, Name: slices.Items[i].Name})
 		}
 	}
 }

@@ -15,9 +15,6 @@ import (
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
-// indexService finds a tenant's slices by their Service.
-const indexService = "service"
-
 // endpointSlices go down where the tenant, or a controller of its own, writes them for
 // a Service that goes down. Those that Kubernetes makes from Services and Endpoints do
 // not: the super cluster makes its own from what it has of these.
@@ -43,9 +40,7 @@ func endpointSlices(networks tenantnetwork.Networks) engine.Kind {
 			super, findings := translateSlice(place, tenant)
 			return super, findings, *problem
 		},
-		Merge: func(super, desired *discoveryv1.EndpointSlice) {
-			super.Endpoints, super.Ports = desired.Endpoints, desired.Ports
-		},
+		Merge: func(super, desired *discoveryv1.EndpointSlice) { super.Endpoints, super.Ports = desired.Endpoints, desired.Ports },
 		Indexes: map[string]client.IndexerFunc{
 			indexService: func(o client.Object) []string { return []string{o.GetLabels()[discoveryv1.LabelServiceName]} },
 			indexAddress: func(o client.Object) (addresses []string) {
@@ -62,19 +57,6 @@ func endpointSlices(networks tenantnetwork.Networks) engine.Kind {
 
 func manualSlice(tenant *discoveryv1.EndpointSlice) bool {
 	return engine.ManualSlices().Matches(labels.Set(tenant.Labels))
-}
-
-// enqueueSlices looks again at the slices of a Service.
-func enqueueSlices(ctx context.Context, l *engine.Link, service *corev1.Service) error {
-	var list discoveryv1.EndpointSliceList
-	of := client.MatchingFields{indexService: service.Name}
-	if err := l.TenantReader().List(ctx, &list, client.InNamespace(service.Namespace), of, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("listing the endpoint slices of service %s/%s: %w", service.Namespace, service.Name, err)
-	}
-	for i := range list.Items {
-		l.Enqueue(engine.Key{Resource: "endpointslices", Namespace: service.Namespace, Name: list.Items[i].Name})
-	}
-	return nil
 }
 
 var sliceFields = translation.NewAllowList[discoveryv1.EndpointSlice]("", translation.Fields{

@@ -30,14 +30,7 @@ func networkPolicies(networks tenantnetwork.Networks) engine.Kind {
 		},
 		Merge: func(super, desired *networkingv1.NetworkPolicy) { super.Spec = desired.Spec },
 		Related: func(ctx context.Context, l *engine.Link, tenant *networkingv1.NetworkPolicy) error {
-			var list corev1.PodList
-			if err := l.TenantReader().List(ctx, &list, client.InNamespace(tenant.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-				return fmt.Errorf("listing the pods of namespace %s: %w", tenant.Namespace, err)
-			}
-			for i := range list.Items {
-				l.Enqueue(engine.Key{Resource: "pods", Namespace: tenant.Namespace, Name: list.Items[i].Name})
-			}
-			return nil
+			return enqueueAll(ctx, l, "pods", &corev1.PodList{}, client.InNamespace(tenant.Namespace))
 		},
 	}
 }

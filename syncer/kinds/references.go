@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -71,6 +73,18 @@ func (how copyOf[T]) replace(super, desired T) bool {
 	changed := super.DeepCopyObject().(T)
 	how.Merge(changed, desired)
 	return !equality.Semantic.DeepEqual(super, changed)
+}
+
+// enqueueAll looks again at the objects of a kind that a list of the tenant's cache has.
+func enqueueAll(ctx context.Context, l *engine.Link, resource string, list client.ObjectList, options ...client.ListOption) error {
+	if err := l.TenantReader().List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		return fmt.Errorf("listing %s: %w", resource, err)
+	}
+	return meta.EachListItem(list, func(item runtime.Object) error {
+		object := item.(client.Object)
+		l.Enqueue(engine.Key{Resource: resource, Namespace: object.GetNamespace(), Name: object.GetName()})
+		return nil
+	})
 }
 
 func podIndexes() map[string]client.IndexerFunc {

@@ -5,12 +5,17 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
+
+// indexService finds a tenant's slices by their Service.
+const indexService = "service"
 
 // services go down without addresses of the super cluster; load balancers are made
 // by the super cluster, and their status comes up (decision D6).
@@ -29,8 +34,11 @@ func services() engine.Kind {
 		Needs: func(tenant *corev1.Service) []engine.Key {
 			return []engine.Key{{Resource: "endpoints", Namespace: tenant.Namespace, Name: tenant.Name}}
 		},
-		Related: enqueueSlices,
-		Status:  func(_ *engine.Link, super, tenant *corev1.Service) { serviceStatus(super, tenant) },
+		Related: func(ctx context.Context, l *engine.Link, tenant *corev1.Service) error {
+			of := client.MatchingFields{indexService: tenant.Name}
+			return enqueueAll(ctx, l, "endpointslices", &discoveryv1.EndpointSliceList{}, client.InNamespace(tenant.Namespace), of)
+		},
+		Status: func(_ *engine.Link, super, tenant *corev1.Service) { serviceStatus(super, tenant) },
 	}
 }
 
