@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 // carriedKeys is the content of AnnotationCarried.
@@ -59,10 +60,15 @@ func withoutTheirs(labels, super map[string]string, carried []string) map[string
 // remove takes keys away, but never one of our marks.
 func remove(from map[string]string, keys []string) {
 	for _, key := range keys {
-		if !tenancy.Reserved(key) || key == tenancy.AnnotationCarried || key == tenancy.AnnotationLabels || key == tenancy.AnnotationAnnotations {
+		if !tenancy.Reserved(key) || ofTenant(key) {
 			delete(from, key)
 		}
 	}
+}
+
+// ofTenant are those of our keys that hold what comes from the tenant, and goes with it.
+func ofTenant(key string) bool {
+	return key == tenancy.AnnotationCarried || key == tenancy.AnnotationLabels || key == tenancy.AnnotationAnnotations || translation.IsNamespaceLabel(key)
 }
 
 // setOwn writes the marks and what else the translation has put into the desired

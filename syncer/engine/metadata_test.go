@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/translation"
 )
 
 func TestMergeMetadata(t *testing.T) {
@@ -30,6 +31,18 @@ func TestMergeMetadata(t *testing.T) {
 	mergeMetadata(again, map[string]string{"app": "b"}, nil)
 	if diff := cmp.Diff(super, again); diff != "" {
 		t.Errorf("no change is one: %s", diff)
+	}
+}
+
+// Found by the churn test: a label that a tenant had taken off its namespace stayed on
+// the super namespace, where selectors of network policies still found it.
+func TestNamespaceLabelIsTakenAway(t *testing.T) {
+	key := translation.NamespaceLabelKey("team")
+	before := map[string]string{key: "a"}
+	super := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Labels: joined(before, map[string]string{tenancy.LabelTenant: "u"}), Annotations: carried(before, nil)}}
+	mergeMetadata(super, nil, nil)
+	if diff := cmp.Diff(map[string]string{tenancy.LabelTenant: "u"}, super.Labels); diff != "" {
+		t.Error(diff)
 	}
 }
 

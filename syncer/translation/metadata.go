@@ -66,6 +66,9 @@ func NamespaceLabelKey(key string) string {
 	return namespaceLabelPrefix + hex.EncodeToString(sum[:16])
 }
 
+// IsNamespaceLabel tells whether a key was made by NamespaceLabelKey.
+func IsNamespaceLabel(key string) bool { return strings.HasPrefix(key, namespaceLabelPrefix) }
+
 // NamespaceSelector rewrites a selector of a tenant's namespaces into one of its
 // super namespaces, and of no others.
 func NamespaceSelector(t Tenant, in *metav1.LabelSelector) *metav1.LabelSelector {
