@@ -42,6 +42,7 @@ func TestServices(t *testing.T) {
 	}
 	t.Run("fence", func(t *testing.T) { fence(t, one, two) })
 	t.Run("network-policy", func(t *testing.T) { networkPolicy(t, one) })
+	t.Run("endpoints-by-hand", func(t *testing.T) { endpointsByHand(t, one, two) })
 	t.Run("rollout", func(t *testing.T) { rolloutUnderLoad(t, one) })
 	t.Run("webhook", func(t *testing.T) { webhook(t, one) })
 	t.Run("aggregated-api", func(t *testing.T) { aggregatedAPI(t, one) })
@@ -128,10 +129,11 @@ func reachServices(t *testing.T, tn *tenant) {
 }
 
 func sticky(t *testing.T, tn *tenant) {
-	answers, err := dial(t.Context(), tn, "http", "10.96.0.101", 80, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var answers []string
+	eventually(t, time.Minute, "the Service with affinity answers", func(ctx context.Context) (err error) {
+		answers, err = dial(ctx, tn, "http", "10.96.0.101", 80, 10)
+		return err
+	})
 	slices.Sort(answers)
 	if different := slices.Compact(answers); len(different) != 1 {
 		t.Errorf("a Service with affinity answers from %v", different)
