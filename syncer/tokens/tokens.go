@@ -6,6 +6,8 @@ package tokens
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -46,6 +48,15 @@ type issued struct {
 	Expires time.Time `json:"expires"`
 	// Seconds is the lifetime that was given.
 	Seconds int64 `json:"seconds"`
+	// Sum tells the token from what somebody else has put in its place.
+	Sum string `json:"sum"`
+}
+
+// sumOf is short: it guards against mistakes, for whoever may write the Secret may
+// write the sum.
+func sumOf(token []byte) string {
+	sum := sha256.Sum256(token)
+	return hex.EncodeToString(sum[:8])
 }
 
 // due is when the token is to be renewed.
@@ -75,16 +86,17 @@ func (k *Keeper) Ensure(ctx context.Context, tenant, super *corev1.Pod) (time.Du
 	// What cannot be read is requested anew.
 	_ = json.Unmarshal([]byte(secret.Annotations[tenancy.AnnotationTokens]), &present)
 	changed, now := secret.DeepCopy(), k.now()
+	changed.Data = map[string][]byte{} // nothing but the tokens
 	state, next := map[string]issued{}, time.Time{}
 	for _, token := range wanted {
 		one, known := present[token.Key]
-		if !known || len(secret.Data[token.Key]) == 0 || !now.Before(one.due()) {
-			text, fresh, err := k.request(ctx, tenant, token)
-			if err != nil {
+		text := secret.Data[token.Key]
+		if !known || one.Sum != sumOf(text) || !now.Before(one.due()) {
+			if text, one, err = k.request(ctx, tenant, token); err != nil {
 				return 0, err
 			}
-			changed.Data[token.Key], one = text, fresh
 		}
+		changed.Data[token.Key] = text
 		state[token.Key] = one
 		if next.IsZero() || one.due().Before(next) {
 			next = one.due()
@@ -154,7 +166,8 @@ func (k *Keeper) request(ctx context.Context, pod *corev1.Pod, token podspec.Tok
 	if given := request.Spec.ExpirationSeconds; given != nil {
 		seconds = *given
 	}
-	return []byte(request.Status.Token), issued{Expires: request.Status.ExpirationTimestamp.Time, Seconds: seconds}, nil
+	text := []byte(request.Status.Token)
+	return text, issued{Expires: request.Status.ExpirationTimestamp.Time, Seconds: seconds, Sum: sumOf(text)}, nil
 }
 
 // write writes the tokens and what is known of them, if any has changed.
