@@ -89,6 +89,26 @@ func TestPathsComeBack(t *testing.T) {
 	}
 }
 
+// A service is known by what names it, and one by firewall mark is not ours.
+func TestKeyComesBack(t *testing.T) {
+	for _, want := range []ruleset.Key{v4, v6} {
+		b := &batch{}
+		b.service(cmdNewService, want, 60)
+		if got, ok := parseKey(b.Bytes[16:]); !ok || got != want {
+			t.Errorf("%s was read as %s, %v", want, got, ok)
+		}
+	}
+	b := &batch{}
+	b.begin(cmdNewService, 0)
+	nest := b.Nest(attrService)
+	b.Native16(svcFamily, unix.AF_INET)
+	b.Close(nest)
+	b.End()
+	if got, ok := parseKey(b.Bytes[16:]); ok {
+		t.Errorf("a service without address was read as %s", got)
+	}
+}
+
 const sample = `IP Virtual Server version 1.2.1 (size=4096)
 Prot LocalAddress:Port Scheduler Flags
   -> RemoteAddress:Port Forward Weight ActiveConn InActConn
@@ -195,6 +215,9 @@ func FuzzParseMessages(f *testing.F) {
 	f.Add(binary.NativeEndian.AppendUint32(nil, 0))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parseService(data)
+		if key, ok := parseKey(data); ok && !key.Addr.IsValid() {
+			t.Errorf("a service without address: %v", key)
+		}
 		for _, key := range []ruleset.Key{v4, v6} {
 			if endpoint, _, ok := parseDest(data, key); ok && endpoint.Addr().BitLen() != key.Addr.BitLen() {
 				t.Errorf("%s was read as a server of %s", endpoint, key)

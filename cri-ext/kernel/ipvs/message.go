@@ -179,6 +179,35 @@ func (b *batch) get(command byte, key ruleset.Key, flags uint16) {
 	b.End()
 }
 
+// list asks for all virtual services.
+func (b *batch) list() {
+	b.begin(cmdGetService, unix.NLM_F_DUMP)
+	b.End()
+}
+
+// parseKey reads what names a virtual service. One by firewall mark has no such name.
+func parseKey(data []byte) (key ruleset.Key, ok bool) {
+	if len(data) < 4 {
+		return key, false
+	}
+	attributes := wire.Find(data[4:], attrService)
+	family, protocol := wire.Find(attributes, svcFamily), wire.Find(attributes, svcProtocol)
+	raw, port := wire.Find(attributes, svcAddr), wire.Find(attributes, svcPort)
+	if len(family) != 2 || len(protocol) != 2 || len(port) != 2 {
+		return key, false
+	}
+	size := 16
+	if binary.NativeEndian.Uint16(family) == unix.AF_INET {
+		size = 4
+	}
+	if len(raw) < size {
+		return key, false
+	}
+	addr, _ := netip.AddrFromSlice(raw[:size])
+	number := binary.NativeEndian.Uint16(protocol)
+	return ruleset.Key{Addr: addr, Protocol: ruleset.Protocol(number), Port: binary.BigEndian.Uint16(port)}, number <= 0xff
+}
+
 // parseService reads the persistence of a virtual service in seconds, 0 for none.
 func parseService(data []byte) (persistence uint32, ok bool) {
 	if len(data) < 4 {

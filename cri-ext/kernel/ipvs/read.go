@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -25,8 +26,43 @@ func (e *Engine) carries(key ruleset.Key) bool {
 	return slices.Contains(e.families, family)
 }
 
-// all reads the whole table.
+// all reads the whole table. The kernel writes it as text in one go for thousands of
+// services, but where it goes on after a page it counts the services of other network
+// namespaces on one occasion and not on the other, and leaves out as many of ours. Its
+// list of services alone is whole, and what the text lacks is read one by one.
 func (e *Engine) all(ctx context.Context) (map[ruleset.Key]*virtual, error) {
+	var keys []ruleset.Key
+	b := e.batch()
+	b.list()
+	err := e.genl.Read(ctx, b.Bytes, func(_ uint16, data []byte) error {
+		if key, ok := parseKey(data); ok {
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the virtual services: %w", err)
+	}
+	table, err := e.text(ctx)
+	if err != nil {
+		return nil, err
+	}
+	missing := slices.DeleteFunc(keys, func(key ruleset.Key) bool { return table[key] != nil })
+	rest, err := e.each(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(table, rest)
+	for key := range table {
+		if !e.carries(key) || key.Port == 0 {
+			delete(table, key)
+		}
+	}
+	return table, nil
+}
+
+// text reads what the kernel writes of its table as text.
+func (e *Engine) text(ctx context.Context) (map[ruleset.Key]*virtual, error) {
 	var text []byte
 	err := wire.Inside(e.namespace, func() (err error) {
 		text, err = os.ReadFile("/proc/thread-self/net/ip_vs")
@@ -35,7 +71,7 @@ func (e *Engine) all(ctx context.Context) (map[ruleset.Key]*virtual, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the kernel's ip_vs table: %w", err)
 	}
-	table, err := parseTable(bytes.Clone(text), func(key ruleset.Key, ticks uint64) (uint64, error) {
+	return parseTable(bytes.Clone(text), func(key ruleset.Key, ticks uint64) (uint64, error) {
 		if e.second != 0 {
 			return e.second, nil
 		}
@@ -45,15 +81,6 @@ func (e *Engine) all(ctx context.Context) (map[ruleset.Key]*virtual, error) {
 		}
 		return max(1, e.second), err
 	})
-	if err != nil {
-		return nil, err
-	}
-	for key := range table {
-		if !e.carries(key) || key.Port == 0 {
-			delete(table, key)
-		}
-	}
-	return table, nil
 }
 
 // some reads the virtual services of the keys.
@@ -61,6 +88,11 @@ func (e *Engine) some(ctx context.Context, keys []ruleset.Key) (map[ruleset.Key]
 	if len(keys) > few {
 		return e.all(ctx)
 	}
+	return e.each(ctx, keys)
+}
+
+// each reads virtual services one by one.
+func (e *Engine) each(ctx context.Context, keys []ruleset.Key) (map[ruleset.Key]*virtual, error) {
 	table := map[ruleset.Key]*virtual{}
 	for _, key := range keys {
 		v, err := e.service(ctx, key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/bulkhead-dev/bulkhead/internal/ruleset"
 )
@@ -19,8 +20,21 @@ func twoSandboxes(ctx context.Context, t *world) error {
 		return err
 	}
 	ours, theirs := t.service(t.vip(0), ruleset.TCP, 80, 0, 1), t.service(t.vip(0), ruleset.TCP, 80, 2, 3)
-	if err := errors.Join(a.replace(ctx, ours), b.replace(ctx, theirs)); err != nil {
+	// So many more that a kernel does not tell them all at once.
+	var more []ruleset.Service
+	for vip := t.vip(1); len(more) < 100; vip = vip.Next() {
+		more = append(more, t.service(vip, ruleset.TCP, 80, 0, 1))
+	}
+	if err := errors.Join(a.replace(ctx, slices.Concat(more, []ruleset.Service{ours})...), b.replace(ctx, slices.Concat(more, []ruleset.Service{theirs})...)); err != nil {
 		return err
+	}
+	for _, s := range []*sandbox{a, b} {
+		if err := s.holds(ctx); err != nil {
+			return err
+		}
+		if n, err := s.Repair(ctx); err != nil || n != 0 {
+			return wrong(err, "%d services were repaired that nobody had touched", n)
+		}
 	}
 	if err := errors.Join(a.expectTCP(ctx, ours), b.expectTCP(ctx, theirs)); err != nil {
 		return err
