@@ -102,7 +102,7 @@ func measure(ctx context.Context, engine string, n int) error {
 func TestTrafficInGuest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	init, err := microvm.BuildTest(ctx, t.TempDir(), ".")
+	init, err := microvm.TestProgram(ctx, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func TestVsockWithoutGuest(t *testing.T) {
 func TestVsockInAGuest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	init, err := microvm.BuildTest(ctx, t.TempDir(), ".")
+	init, err := microvm.TestProgram(ctx, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ package microvm
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ import (
 
 // Config says what to boot. Init is needed, all else may be left out.
 type Config struct {
-	// Init is the path of a static program, which Build and BuildTest make.
+	// Init is the path of a static program, see Build and TestProgram.
 	Init string
 	// Args are the program's arguments.
 	Args []string
@@ -224,10 +225,23 @@ func Build(ctx context.Context, dir, pkg string) (string, error) {
 	return compile(ctx, dir, pkg, "build", "-trimpath", "-ldflags", "-s -w")
 }
 
-// BuildTest compiles the test program of a package statically into dir and returns
-// its path. Its TestMain calls guestinit.Run when guestinit.IsInit.
-func BuildTest(ctx context.Context, dir, pkg string) (string, error) {
-	return compile(ctx, dir, pkg, "test", "-c", "-trimpath", "-ldflags", "-s -w")
+// TestProgram returns the path of the running test as a static program, whose TestMain
+// calls guestinit.Run when guestinit.IsInit. One that is not static, such as with the race
+// detector, is compiled once more, into dir.
+func TestProgram(ctx context.Context, dir string) (string, error) {
+	own, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding the running test: %w", err)
+	}
+	program, err := elf.Open(own)
+	if err != nil {
+		return "", fmt.Errorf("reading the running test: %w", err)
+	}
+	defer program.Close()
+	if !slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		return own, nil
+	}
+	return compile(ctx, dir, ".", "test", "-c", "-trimpath", "-ldflags", "-s -w")
 }
 
 func compile(ctx context.Context, dir, pkg string, args ...string) (string, error) {

@@ -91,9 +91,9 @@ func guest() int {
 }
 
 func TestMachineHasWhatWasAskedFor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	init, err := microvm.BuildTest(ctx, t.TempDir(), ".")
+	init, err := microvm.TestProgram(ctx, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func TestServicesInAMicroVM(t *testing.T) {
 }
 
 func servicesInAMicroVM(t *testing.T, engine string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	network := newNetwork(t)
 	g, err := guesttest.Start(ctx, guesttest.Options{
