@@ -11,6 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	abm "github.com/bulkhead-dev/bulkhead/abm/rbac"
 	fence "github.com/bulkhead-dev/bulkhead/fence/rbac"
 	syncer "github.com/bulkhead-dev/bulkhead/syncer/rbac"
 	tenantproxy "github.com/bulkhead-dev/bulkhead/tenant-proxy/rbac"
@@ -33,6 +34,9 @@ var fromCode = map[string]access{
 	"vn-agent":     {ClusterRules: vnagent.SuperRules()},
 	"tenant-proxy": {ClusterRules: tenantproxy.SuperRules()},
 	"fence":        {ClusterRules: fence.SuperRules()},
+	"abm":          {ClusterRules: append(abm.SuperRules(), abm.ServiceRules()...), NamespaceRules: abm.PlatformNamespaceRules()},
+	// In the namespace of the accounts that ABM acts as.
+	"abm-accounts": {NamespaceRules: abm.AccountRules()},
 }
 
 // The chart holds the very rules that the components' code states.
@@ -59,7 +63,7 @@ func TestRulesAreTheComponentsOwn(t *testing.T) {
 
 // What each component may do, as a table for people: a change of it shows in review.
 func TestWhatEachComponentMayDo(t *testing.T) {
-	granted := grants(t, mustTemplate(t, map[string]any{"fence": map[string]any{"enabled": true}}))
+	granted := grants(t, mustTemplate(t, map[string]any{"fence": map[string]any{"enabled": true}, "abm": map[string]any{"enabled": true}}))
 	var table strings.Builder
 	for _, line := range granted {
 		fmt.Fprintln(&table, line)

@@ -16,6 +16,10 @@ func TestRenderedManifests(t *testing.T) {
 			values: map[string]any{"fence": map[string]any{"enabled": true, "podNetworks": []any{"10.78.0.0/16", "fd78::/48"}}},
 			flags:  []string{"--show-only", "templates/fence/daemonset.yaml"},
 		},
+		"abm": {
+			values: map[string]any{"abm": map[string]any{"enabled": true}},
+			flags:  []string{"--show-only", "templates/abm/deployment.yaml", "--show-only", "templates/abm/webhook.yaml"},
+		},
 		// An upgrade, when the API server knows the class's kind.
 		"upgrade": {
 			values: map[string]any{

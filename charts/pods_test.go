@@ -46,11 +46,13 @@ var exceptions = map[string][]string{
 }
 
 func TestPodsAreRestricted(t *testing.T) {
-	for name, values := range map[string]map[string]any{"default": nil, "local": localValues(t), "fence": {"fence": map[string]any{"enabled": true}}} {
+	for name, values := range map[string]map[string]any{"default": nil, "local": localValues(t), "fence": {"fence": map[string]any{"enabled": true}}, "abm": {"abm": map[string]any{"enabled": true}}} {
 		templates := podTemplates(t, mustTemplate(t, values))
 		want := 4
-		if fence, is := values["fence"].(map[string]any); is && fence["enabled"] == true {
-			want++
+		for _, optional := range []string{"fence", "abm"} {
+			if component, is := values[optional].(map[string]any); is && component["enabled"] == true {
+				want++
+			}
 		}
 		if len(templates) != want {
 			t.Fatalf("%s: %d workloads, want %d", name, len(templates), want)

@@ -170,7 +170,7 @@ func (p *pass) takeBack(ctx context.Context, record *abmv1alpha1.StepRecord) (st
 	if record.Undo.Policy == abmv1alpha1.UndoRetain {
 		return step.Progress{Done: true, Note: fmt.Sprintf("what it made is retained: %s", objectNames(record))}, nil
 	}
-	if len(record.Objects) == 0 && record.Call == nil && record.Release == nil {
+	if len(record.Objects) == 0 && record.Call == nil {
 		return step.Progress{Done: true}, nil
 	}
 	run, err := p.run(ctx, record)

@@ -82,7 +82,7 @@ func (p *pass) forward(ctx context.Context) error {
 // blocked shows why nothing can be done, and has it tried again.
 func (p *pass) blocked(err error) error {
 	p.stalled = append(p.stalled, err.Error())
-	p.again(10 * time.Second)
+	p.again(blockedInterval)
 	if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,6 +58,11 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	if err := admin.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: accounts}}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	// They wait for the clusters more than for a processor.
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -27,6 +27,8 @@ import (
 const (
 	// pollInterval is for what is under way.
 	pollInterval = time.Second
+	// blockedInterval is for what cannot begin.
+	blockedInterval = 3 * time.Second
 	// resyncInterval is for what is ready: what somebody changed is set back.
 	resyncInterval = 2 * time.Minute
 	// passTimeout bounds one look at an instance.

@@ -187,6 +187,12 @@ func (a *manifestsAction) Plan(ctx context.Context, values expression.Values) (*
 // of one keeps it from none of the others.
 func apply(ctx context.Context, run *Run, wanted []rendered, values expression.Values) (Progress, error) {
 	var problems []error
+	for _, w := range wanted {
+		// One object in a place that is not allowed keeps all of them from being written.
+		if _, err := placed(run, w.Object); err != nil {
+			return Progress{}, err
+		}
+	}
 	stored := make([]*unstructured.Unstructured, len(wanted))
 	for i, w := range wanted {
 		var err error

@@ -7,7 +7,9 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/csaupgrade"
@@ -210,7 +212,7 @@ func deleteObject(ctx context.Context, run *Run, recorded abmv1alpha1.ObjectReco
 	}
 	if present.GetDeletionTimestamp() == nil {
 		uid := present.GetUID()
-		err := run.Cluster.Client.Delete(ctx, present, client.Preconditions{UID: &uid}, client.PropagationPolicy("Foreground"))
+		err := run.Cluster.Client.Delete(ctx, present, client.Preconditions{UID: &uid}, propagation(recorded))
 		if err != nil && !apierrors.IsNotFound(err) {
 			return false, "", failed(run, fmt.Errorf("deleting %s: %w", name, err))
 		}
@@ -221,4 +223,15 @@ func deleteObject(ctx context.Context, run *Run, recorded abmv1alpha1.ObjectReco
 		waiting += fmt.Sprintf(", its finalizers are %v", finalizers)
 	}
 	return false, waiting, nil
+}
+
+// propagation has workloads wait for their pods. Anything else goes at once: what
+// hangs on it is the garbage collector's, which may be slow, and which a broken API
+// in a virtual cluster stops altogether.
+func propagation(recorded abmv1alpha1.ObjectRecord) client.PropagationPolicy {
+	switch schema.FromAPIVersionAndKind(recorded.APIVersion, recorded.Kind).Group {
+	case "apps", "batch":
+		return client.PropagationPolicy(metav1.DeletePropagationForeground)
+	}
+	return client.PropagationPolicy(metav1.DeletePropagationBackground)
 }

@@ -7,7 +7,7 @@ import (
 
 // Step is one thing to do. Exactly one of its type's fields is set.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.manifests), has(self.wait), has(self.http), has(self.approval), has(self.helm)].filter(x, x).size() == 1",message="a step has exactly one of manifests, wait, http, approval and helm"
+// +kubebuilder:validation:XValidation:rule="[has(self.manifests), has(self.wait), has(self.http), has(self.approval)].filter(x, x).size() == 1",message="a step has exactly one of manifests, wait, http and approval"
 // +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.approval)",message="an approval has no target"
 // +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.http)",message="an HTTP step has no target"
 type Step struct {
@@ -43,9 +43,6 @@ type Step struct {
 	// Approval waits for somebody to approve.
 	// +optional
 	Approval *ApprovalStep `json:"approval,omitempty"`
-	// Helm installs a chart.
-	// +optional
-	Helm *HelmStep `json:"helm,omitempty"`
 
 	// Outputs are what later steps see as steps.<name>.outputs.<output>.
 	//
@@ -254,29 +251,4 @@ type ApprovalStep struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Question string `json:"question"`
-}
-
-// HelmStep installs a chart as a release whose history is in the super cluster.
-type HelmStep struct {
-	Chart ChartSource `json:"chart"`
-	// Namespace of the release in a virtual cluster; in the super cluster it is the
-	// instance's own.
-	//
-	// +kubebuilder:validation:MaxLength=63
-	// +optional
-	Namespace string `json:"namespace,omitempty"`
-	// Values is a template of the chart's values.
-	//
-	// +kubebuilder:pruning:PreserveUnknownFields
-	// +optional
-	Values *runtime.RawExtension `json:"values,omitempty"`
-}
-
-// ChartSource is where a packed chart (.tgz) is: a file that comes with ABM.
-type ChartSource struct {
-	// Bundle is the name of a directory or .tgz in ABM's charts directory.
-	//
-	// +kubebuilder:validation:MaxLength=128
-	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?$`
-	Bundle string `json:"bundle"`
 }

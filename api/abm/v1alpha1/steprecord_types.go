@@ -54,9 +54,6 @@ type StepRecord struct {
 	// Call is the HTTP call that takes the step back.
 	// +optional
 	Call *CallRecord `json:"call,omitempty"`
-	// Release is the Helm release that the step installs.
-	// +optional
-	Release *ReleaseRecord `json:"release,omitempty"`
 
 	// +optional
 	Phase StepPhase `json:"phase,omitempty"`
@@ -156,12 +153,6 @@ type CallRecord struct {
 	CA *SecretReference `json:"ca,omitempty"`
 	// +optional
 	Authorization *SecretReference `json:"authorization,omitempty"`
-}
-
-// ReleaseRecord is a Helm release.
-type ReleaseRecord struct {
-	Name      string `json:"name"`
-	Namespace string `json:"namespace"`
 }
 
 // AuditEntry is an intervention that was carried out.
