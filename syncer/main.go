@@ -30,6 +30,7 @@ import (
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/syncer/debug"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/kinds"
 	"github.com/bulkhead-dev/bulkhead/syncer/leader"
@@ -159,6 +160,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	})); err != nil {
 		return fmt.Errorf("adding the engine: %w", err)
 	}
+	pages := debug.Source{Links: reconciler.Engine.Links, Leading: func() bool { return o.leads == nil || o.leads() == nil }}
 	if o.patrolInterval > 0 {
 		patrolled := patrol.New(reconciler.Engine.Links, reconciler.Engine.Resources(), patrol.Options{
 			Interval: o.patrolInterval, Rate: o.patrolRate, Settle: o.patrolSettle, Log: ctrl.Log.WithName("patrol"),
@@ -166,6 +168,10 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 		if err := mgr.Add(manager.RunnableFunc(patrolled.Run)); err != nil {
 			return fmt.Errorf("adding the patrol: %w", err)
 		}
+		pages.Round = patrolled.Round
+	}
+	if err := mgr.AddMetricsServerExtraHandler(debug.Path, pages.Handler()); err != nil {
+		return fmt.Errorf("adding %s: %w", debug.Path, err)
 	}
 	if err := reconciler.Setup(mgr, credentials); err != nil {
 		return fmt.Errorf("adding the reconciler of tenants: %w", err)

@@ -61,8 +61,11 @@ type Link struct {
 	filled atomic.Bool
 	// probeNow has the tenant's apiserver asked at once whether it is there.
 	probeNow chan struct{}
+	history  history
 	mu       sync.Mutex
 	state    State
+	// since when the state is as it is.
+	since time.Time
 	// hangs: calls of the tenant's apiserver do. ended links are announced to the
 	// queues no more.
 	hangs, ended bool
@@ -87,6 +90,7 @@ func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link,
 		unwanted: &unwanted{},
 		done:     make(chan struct{}),
 		probeNow: make(chan struct{}, 1),
+		since:    time.Now(),
 		state:    State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
 	}
 	l.tenant.Store(&tenant)
@@ -126,6 +130,9 @@ func (l *Link) Filled() bool { return l.filled.Load() }
 func (l *Link) setState(state State) {
 	l.mu.Lock()
 	changed := l.state != state
+	if l.state.Synced != state.Synced || l.state.Reason != state.Reason {
+		l.since = time.Now()
+	}
 	l.state = state
 	if changed {
 		l.announce()
@@ -385,13 +392,15 @@ func (l *Link) handle(key Key) (again time.Duration, err error) {
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, reconcileTimeout)
 	defer cancel()
-	started, result := time.Now(), "ok"
+	ctx, h := withHandling(ctx)
+	result := "ok"
 	defer func() {
 		if fault := recover(); fault != nil {
 			l.log.Error(fmt.Errorf("panic: %v", fault), "handling", "key", key, "stack", string(debug.Stack()))
 			again, err, result = 0, fmt.Errorf("handling %s: panic: %v", key, fault), "panic"
 		}
-		reconciles.WithLabelValues(key.Resource, result).Observe(time.Since(started).Seconds())
+		reconciles.WithLabelValues(key.Resource, result).Observe(time.Since(h.started).Seconds())
+		l.remember(key, h, result, err)
 	}()
 	again, err = l.engine.kinds[key.Resource].reconcile(ctx, l, key)
 	switch {

@@ -172,11 +172,14 @@ func (s *Sync[T]) report(ctx context.Context, found []translation.Finding) {
 	if s.rehearsal != nil {
 		return
 	}
+	h := handlingOf(ctx)
 	if text := translation.Summary(found, true); text != "" {
+		h.found(s.Key, text)
 		findings.WithLabelValues(s.kind.Name, "refused").Inc()
 		s.Event(ctx, s.Tenant, corev1.EventTypeWarning, ReasonRefused, text)
 	}
 	if text := translation.Summary(found, false); text != "" {
+		h.found(s.Key, text)
 		findings.WithLabelValues(s.kind.Name, "ignored").Inc()
 		s.Event(ctx, s.Tenant, corev1.EventTypeWarning, ReasonIgnored, text)
 	}

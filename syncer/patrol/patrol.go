@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -54,6 +55,8 @@ type Patrol[L Link] struct {
 	options   Options
 	limiter   *rate.Limiter
 	walks     []*walk[L]
+	// told has the walk of each link, for those who ask from elsewhere.
+	told sync.Map
 }
 
 // burst is how many objects are compared without a pause.
@@ -70,6 +73,15 @@ func New[L Link](links func() []L, resources []string, options Options) *Patrol[
 		links: links, resources: resources, options: options,
 		limiter: rate.NewLimiter(rate.Limit(options.Rate), burst),
 	}
+}
+
+// Round tells where the patrol is with a link, and reports whether it knows it.
+func (p *Patrol[L]) Round(link L) (Round, bool) {
+	w, ok := p.told.Load(link)
+	if !ok {
+		return Round{}, false
+	}
+	return w.(*walk[L]).round(), true
 }
 
 // Run patrols until the context ends.
@@ -105,6 +117,8 @@ func (p *Patrol[L]) follow(now time.Time) {
 		if running[w.link] {
 			kept = append(kept, w)
 			delete(running, w.link)
+		} else {
+			p.told.Delete(w.link)
 		}
 	}
 	clear(p.walks[len(kept):])
@@ -112,7 +126,10 @@ func (p *Patrol[L]) follow(now time.Time) {
 		if running[link] {
 			// A link that has just started compares all by itself, and after a restart
 			// all of them do: the patrol comes later, and not to all at once.
-			kept = append(kept, &walk[L]{link: link, due: now.Add(rand.N(p.options.Interval))})
+			w := &walk[L]{link: link, due: now.Add(rand.N(p.options.Interval))}
+			w.tell("", now)
+			p.told.Store(link, w)
+			kept = append(kept, w)
 		}
 	}
 	p.walks = kept

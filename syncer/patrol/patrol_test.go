@@ -63,7 +63,7 @@ func newStandIn(name string, objects int) *standIn {
 var testOptions = Options{Interval: time.Minute, Rate: 100, Settle: 10 * time.Second, Log: logr.Discard()}
 
 // run patrols for a time. What it returns ends the patrol and waits for that.
-func run(t *testing.T, links []*standIn, resources ...string) {
+func run(t *testing.T, links []*standIn, resources ...string) *Patrol[*standIn] {
 	t.Helper()
 	p := New(func() []*standIn { return links }, resources, testOptions)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -78,6 +78,7 @@ func run(t *testing.T, links []*standIn, resources ...string) {
 		cancel()
 		<-done
 	})
+	return p
 }
 
 func repaired(kind string, reason engine.Reason) float64 {
@@ -242,6 +243,36 @@ func TestManyDifferences(t *testing.T) {
 		}
 		if len(unique) < maxSuspects {
 			t.Errorf("%d keys were repaired", len(unique))
+		}
+	})
+}
+
+func TestRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		link, other := newStandIn("acme", 500), newStandIn("other", 1)
+		p := run(t, []*standIn{link}, "pods")
+		round := func() Round {
+			synctest.Wait()
+			round, ok := p.Round(link)
+			if !ok {
+				t.Fatal("the patrol does not know the tenant")
+			}
+			return round
+		}
+		before := round()
+		if before.Next.Before(time.Now()) || !before.Began.IsZero() || before.LastResult != "" {
+			t.Errorf("before the first round: %+v", before)
+		}
+		time.Sleep(time.Until(before.Next) + 2*time.Second)
+		if during := round(); during.Began.Before(before.Next) || during.LastResult != "" {
+			t.Errorf("in the first round: %+v", during)
+		}
+		time.Sleep(10 * time.Second)
+		if after := round(); !after.Began.IsZero() || after.LastResult != "complete" || after.LastEnded.Before(before.Next) || !after.Next.After(time.Now()) {
+			t.Errorf("after the first round: %+v", after)
+		}
+		if _, ok := p.Round(other); ok {
+			t.Error("the patrol knows a tenant that does not run")
 		}
 	})
 }

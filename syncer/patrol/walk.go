@@ -1,6 +1,7 @@
 package patrol
 
 import (
+	"sync"
 	"time"
 
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
@@ -24,6 +25,35 @@ type walk[L Link] struct {
 	// suspects differed, and are looked at once more; queue has them by time.
 	suspects map[engine.Key]*suspect
 	queue    []engine.Key
+
+	mu   sync.Mutex
+	told Round
+}
+
+// Round is where a patrol is with a link.
+type Round struct {
+	// Began is when the round began that goes on, or zero. LastEnded and LastResult
+	// (complete, aborted) are of the round before.
+	Began, LastEnded time.Time
+	LastResult       string
+	// Next is when the next round is due.
+	Next time.Time
+}
+
+func (w *walk[L]) round() Round {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told
+}
+
+// tell lets others know that a round has begun, or ended with a result.
+func (w *walk[L]) tell(result string, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told.Began, w.told.Next = w.started, w.due
+	if result != "" {
+		w.told.LastEnded, w.told.LastResult = now, result
+	}
 }
 
 type suspect struct {
@@ -36,6 +66,7 @@ func (w *walk[L]) begun() bool { return !w.started.IsZero() }
 
 func (w *walk[L]) begin(now time.Time, resources []string) {
 	w.started, w.resources = now, resources
+	w.tell("", now)
 }
 
 // end ends a round that is complete.
@@ -49,18 +80,22 @@ func (w *walk[L]) end(now time.Time, interval time.Duration) {
 	if w.due.Before(now) {
 		w.due = now
 	}
+	w.tell("complete", now)
 }
 
 // abort ends a round in the middle, or puts off one that is due, and forgets what it
 // has seen.
 func (w *walk[L]) abort(now time.Time, interval time.Duration) {
+	result := ""
 	if w.begun() {
-		rounds.WithLabelValues("aborted").Inc()
+		result = "aborted"
+		rounds.WithLabelValues(result).Inc()
 	}
 	if w.begun() || !now.Before(w.due) {
 		w.due = now.Add(interval)
 	}
 	w.started, w.resources, w.keys, w.suspects, w.queue = time.Time{}, nil, nil, nil, nil
+	w.tell(result, now)
 }
 
 // remember keeps a key that differs in mind.
