@@ -124,7 +124,7 @@ func (c *Cluster) controllerManagerArgs() []string {
 	return []string{
 		"--kubeconfig=" + c.path("admin.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",
 		"--service-account-private-key-file=" + c.path("sa.key"), "--root-ca-file=" + c.path("ca.crt"),
-		"--use-service-account-credentials",
+		"--use-service-account-credentials", "--kube-api-qps=1000", "--kube-api-burst=2000",
 		"--cluster-signing-cert-file=" + c.path("ca.crt"), "--cluster-signing-key-file=" + c.path("ca.key"),
 		"--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
 	}
