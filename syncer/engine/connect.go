@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -32,7 +34,9 @@ const (
 // a tenant's apiserver that does not answer must not hold up a start.
 func kindMapper() meta.RESTMapper {
 	core, storage, networking := corev1.SchemeGroupVersion, storagev1.SchemeGroupVersion, networkingv1.SchemeGroupVersion
-	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, storage, networking, coordinationv1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion})
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{
+		core, storage, networking, coordinationv1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, nodev1.SchemeGroupVersion, schedulingv1.SchemeGroupVersion,
+	})
 	for _, kind := range []string{"Pod", "Service", "Endpoints", "Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Event"} {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeNamespace)
 	}
@@ -40,6 +44,9 @@ func kindMapper() meta.RESTMapper {
 		mapper.Add(core.WithKind(kind), meta.RESTScopeRoot)
 	}
 	mapper.Add(storage.WithKind("StorageClass"), meta.RESTScopeRoot)
+	mapper.Add(nodev1.SchemeGroupVersion.WithKind("RuntimeClass"), meta.RESTScopeRoot)
+	mapper.Add(schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"), meta.RESTScopeRoot)
+	mapper.Add(networking.WithKind("IngressClass"), meta.RESTScopeRoot)
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	// A cache of some namespaces alone looks up the kind of a list as well.
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("LeaseList"), meta.RESTScopeNamespace)

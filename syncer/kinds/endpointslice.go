@@ -40,7 +40,9 @@ func endpointSlices(networks tenantnetwork.Networks) engine.Kind {
 			super, findings := translateSlice(place, tenant)
 			return super, findings, *problem
 		},
-		Merge: func(super, desired *discoveryv1.EndpointSlice) { super.Endpoints, super.Ports = desired.Endpoints, desired.Ports },
+		Merge: func(super, desired *discoveryv1.EndpointSlice) {
+			super.Endpoints, super.Ports = desired.Endpoints, desired.Ports
+		},
 		Indexes: map[string]client.IndexerFunc{
 			indexService: func(o client.Object) []string { return []string{o.GetLabels()[discoveryv1.LabelServiceName]} },
 			indexAddress: func(o client.Object) (addresses []string) {

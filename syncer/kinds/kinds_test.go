@@ -26,7 +26,7 @@ func demo() translation.Tenant {
 func TestAllKindsOnce(t *testing.T) {
 	want := []string{
 		"namespaces", "pods", "services", "endpoints", "endpointslices", "secrets", "configmaps", "serviceaccounts", "persistentvolumeclaims", "networkpolicies",
-		"nodes", "leases", "persistentvolumes", "storageclasses", "events",
+		"nodes", "leases", "persistentvolumes", "storageclasses", "runtimeclasses", "priorityclasses", "ingressclasses", "events",
 	}
 	var got []string
 	for _, kind := range All(tenantnetwork.Networks{}) {

@@ -22,7 +22,7 @@ func persistentVolumeClaims() engine.Kind {
 				if err != nil {
 					return nil, nil, err
 				}
-				if class == nil || !offered(l.Tenant(), class) {
+				if class == nil || !offersStorageClass(l.Tenant(), class) {
 					findings = append(findings, translation.Refuse("spec.storageClassName", "the class of the virtual cluster does not offer this StorageClass"))
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -93,6 +94,11 @@ func translatePod(ctx context.Context, l *engine.Link, tenant *corev1.Pod) (*cor
 	}
 	if err := readKeys(ctx, l, tenant, &in); err != nil {
 		return nil, nil, err
+	}
+	if slices.Contains(in.Tenant.PriorityClasses, tenant.Spec.PriorityClassName) {
+		if in.PriorityClass, err = engine.Get[*schedulingv1.PriorityClass](ctx, l.SuperReader(), "", tenant.Spec.PriorityClassName); err != nil {
+			return nil, nil, err
+		}
 	}
 	super, findings := podspec.Translate(in)
 	isolated, err := isolation(ctx, l, tenant)

@@ -28,6 +28,9 @@ func All(networks tenantnetwork.Networks) []engine.Kind {
 		leases(),
 		persistentVolumes(),
 		storageClasses(),
+		runtimeClasses(),
+		priorityClasses(),
+		ingressClasses(),
 		events(),
 	}
 }

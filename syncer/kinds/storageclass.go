@@ -1,8 +1,6 @@
 package kinds
 
 import (
-	"context"
-
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,27 +15,19 @@ const annotationDefaultClass = "storageclass.kubernetes.io/is-default-class"
 
 // storageClasses come up where the tenant's class offers them.
 func storageClasses() engine.Kind {
-	return &engine.Up[*storagev1.StorageClass]{
-		Name: "storageclasses",
-		Targets: func(_ context.Context, e *engine.Engine, super *storagev1.StorageClass, to func(*engine.Link, engine.Key)) error {
-			for _, link := range e.Links() {
-				to(link, engine.Key{Resource: "storageclasses", Name: super.Name})
-			}
-			return nil
-		},
-		Translate: func(_ context.Context, l *engine.Link, _ engine.Key, super, _ *storagev1.StorageClass) (*storagev1.StorageClass, error) {
-			if !offered(l.Tenant(), super) {
-				return nil, nil
-			}
-			return translateStorageClass(super), nil
-		},
+	return offered("storageclasses", offer[*storagev1.StorageClass]{
+		Offered:   offersStorageClass,
+		Translate: translateStorageClass,
 		Merge: func(tenant, desired *storagev1.StorageClass) {
 			tenant.AllowVolumeExpansion = desired.AllowVolumeExpansion
 		},
-	}
+		Fixed: func(class *storagev1.StorageClass) any {
+			return []any{class.Provisioner, class.ReclaimPolicy, class.VolumeBindingMode, class.AllowedTopologies}
+		},
+	})
 }
 
-func offered(t translation.Tenant, super *storagev1.StorageClass) bool {
+func offersStorageClass(t translation.Tenant, super *storagev1.StorageClass) bool {
 	return t.OffersStorageClass(super.Name, super.Annotations[annotationDefaultClass] == "true")
 }
 
@@ -46,16 +36,27 @@ func offered(t translation.Tenant, super *storagev1.StorageClass) bool {
 func translateStorageClass(super *storagev1.StorageClass) *storagev1.StorageClass {
 	in := super.DeepCopy()
 	out := &storagev1.StorageClass{
-		ObjectMeta:  metav1.ObjectMeta{Annotations: map[string]string{annotationDefaultClass: "false"}},
+		ObjectMeta:  defaultMark(annotationDefaultClass, in),
 		Provisioner: tenancy.OpaqueDriver, ReclaimPolicy: in.ReclaimPolicy, VolumeBindingMode: in.VolumeBindingMode,
 		AllowVolumeExpansion: in.AllowVolumeExpansion, AllowedTopologies: in.AllowedTopologies,
-	}
-	if in.Annotations[annotationDefaultClass] == "true" {
-		out.Annotations[annotationDefaultClass] = "true"
 	}
 	if out.ReclaimPolicy == nil {
 		policy := corev1.PersistentVolumeReclaimDelete
 		out.ReclaimPolicy = &policy
 	}
+	if out.VolumeBindingMode == nil {
+		mode := storagev1.VolumeBindingImmediate
+		out.VolumeBindingMode = &mode
+	}
 	return out
+}
+
+// defaultMark says of a class whether it is the default one. It always says so, for
+// an annotation that is left out stays as it was.
+func defaultMark(annotation string, super metav1.Object) metav1.ObjectMeta {
+	value := "false"
+	if super.GetAnnotations()[annotation] == "true" {
+		value = "true"
+	}
+	return metav1.ObjectMeta{Annotations: map[string]string{annotation: value}}
 }

@@ -15,6 +15,8 @@ const (
 	ruleScheduling   = "pods are placed by the scheduler only"
 	ruleScheduler    = "pods are placed by the default scheduler only"
 	rulePriority     = "priorities of a tenant do not count among other tenants"
+	rulePreempting   = "a PriorityClass of the platform is for tenants only with preemptionPolicy Never: no pod of a tenant preempts another's"
+	ruleRuntime      = "the class of the virtual cluster does not offer this RuntimeClass"
 	ruleClaims       = "device claims are not offered"
 	ruleWindows      = "Windows nodes are not offered"
 	ruleOverhead     = "the overhead is the platform's own setting"
@@ -48,7 +50,7 @@ var allowed = translation.NewAllowList[corev1.PodSpec]("spec.", translation.Join
 		"resources.limits":              pass,
 		"resources.requests":            pass,
 		"resources.claims":              refuse(ruleClaims),
-		"overhead":                      ignore(ruleOverhead),
+		"overhead":                      handled, // security.go
 		"setHostnameAsFQDN":             handled, // dns.go
 
 		"dnsPolicy":                    handled, // dns.go
@@ -67,7 +69,7 @@ var allowed = translation.NewAllowList[corev1.PodSpec]("spec.", translation.Join
 		"nodeName":                                 handled, // scheduling.go
 		"schedulerName":                            handled, // scheduling.go
 		"priority":                                 handled, // scheduling.go
-		"priorityClassName":                        ignore(rulePriority),
+		"priorityClassName":                        handled, // scheduling.go
 		"preemptionPolicy":                         handled, // scheduling.go
 		"schedulingGates":                          handled, // a pod with gates does not go down until they are open
 		"schedulingGroup":                          ignore(ruleScheduler),

@@ -23,13 +23,7 @@ func (t *translator) scheduling() {
 	default:
 		t.confine()
 	}
-	// The tenant's apiserver writes the defaults into every pod.
-	if priority := t.in.Priority; priority != nil && *priority != 0 && t.in.PriorityClassName == "" {
-		t.ignore("spec.priority", rulePriority)
-	}
-	if policy := t.in.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority {
-		t.ignore("spec.preemptionPolicy", rulePriority)
-	}
+	t.priority()
 	for _, toleration := range t.in.Tolerations {
 		if permittedToleration(t.Tenant, toleration) {
 			t.out.Tolerations = append(t.out.Tolerations, toleration)
@@ -44,6 +38,26 @@ func (t *translator) scheduling() {
 		if affinity.PodAntiAffinity != nil {
 			t.podTerms(affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 		}
+	}
+}
+
+// priority names the super cluster's PriorityClass where it is offered. What else says
+// how important the pod is follows from that there, or counts for nothing.
+func (t *translator) priority() {
+	switch name := t.in.PriorityClassName; {
+	case t.PriorityClass != nil && t.Tenant.OffersPriorityClass(t.PriorityClass):
+		t.out.PriorityClassName = name
+		return
+	case t.PriorityClass != nil:
+		t.ignore("spec.priorityClassName", rulePreempting)
+	case name != "":
+		t.ignore("spec.priorityClassName", rulePriority)
+	// The tenant's apiserver writes the defaults into every pod.
+	case t.in.Priority != nil && *t.in.Priority != 0:
+		t.ignore("spec.priority", rulePriority)
+	}
+	if policy := t.in.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority {
+		t.ignore("spec.preemptionPolicy", rulePriority)
 	}
 }
 

@@ -28,15 +28,29 @@ func (t *translator) security() {
 			t.refuse("spec", "pod security standard "+string(level.Level)+": "+result.ForbiddenReason+": "+result.ForbiddenDetail)
 		}
 	}
-	if asked := t.in.RuntimeClassName; asked != nil && *asked != t.Tenant.RuntimeClassName {
-		t.refuse("spec.runtimeClassName", "the class of the virtual cluster names the runtime")
-	}
-	if t.Tenant.RuntimeClassName != "" {
-		t.out.RuntimeClassName = &t.Tenant.RuntimeClassName
-	}
+	t.runtime()
 	// A user namespace of its own sets the pod further apart; the node's is the default.
 	if users := t.in.HostUsers; users != nil && !*users {
 		t.out.HostUsers = users
+	}
+}
+
+// runtime names the RuntimeClass that the pod asks for, if it is offered, or the one of
+// all pods. Its overhead comes from the super cluster's: where the pod has one, the
+// tenant's apiserver has put it there.
+func (t *translator) runtime() {
+	name := t.Tenant.RuntimeClassName
+	switch asked := t.in.RuntimeClassName; {
+	case asked == nil && len(t.in.Overhead) > 0:
+		t.ignore("spec.overhead", ruleOverhead)
+	case asked == nil:
+	case t.Tenant.OffersRuntimeClass(*asked):
+		name = *asked
+	default:
+		t.refuse("spec.runtimeClassName", ruleRuntime)
+	}
+	if name != "" {
+		t.out.RuntimeClassName = &name
 	}
 }
 

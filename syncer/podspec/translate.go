@@ -5,6 +5,7 @@ package podspec
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
@@ -18,6 +19,9 @@ type Input struct {
 	// Services are those whose addresses the pod is told in its environment: the
 	// ones of its namespace, and default/kubernetes.
 	Services []*corev1.Service
+	// PriorityClass is the super cluster's of the name that the pod gives, if the class
+	// of the tenant lists it.
+	PriorityClass *schedulingv1.PriorityClass
 	// DNSAddress is the address of the tenant's DNS Service.
 	DNSAddress string
 	// Keys of the tenant's ConfigMaps and Secrets in the pod's namespace that its

@@ -82,7 +82,7 @@ func TestRefusedAndIgnored(t *testing.T) {
 		"capability": {func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_ADMIN"}}}
 		}, "spec", "SYS_ADMIN", true},
-		"runtime class": {func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name }, "spec.runtimeClassName", "names the runtime", true},
+		"runtime class": {func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name }, "spec.runtimeClassName", "does not offer", true},
 		"node name":     {func(p *corev1.Pod) { p.Spec.NodeName = "n1" }, "spec.nodeName", "scheduler", true},
 		"scheduler":     {func(p *corev1.Pod) { p.Spec.SchedulerName = "mine" }, "spec.schedulerName", "default scheduler", true},
 		"Kata annotation": {func(p *corev1.Pod) {

@@ -10,6 +10,8 @@ const (
 	groupCore           = ""
 	groupStorage        = "storage.k8s.io"
 	groupNetworking     = "networking.k8s.io"
+	groupNode           = "node.k8s.io"
+	groupScheduling     = "scheduling.k8s.io"
 	groupDiscovery      = "discovery.k8s.io"
 	groupTenancy        = "tenancy.bulkhead.dev"
 	groupCoordination   = "coordination.k8s.io"
@@ -38,6 +40,9 @@ func TenantRules() []rbacv1.PolicyRule {
 		rule(groupCore, []string{"pods/status", "services/status", "persistentvolumeclaims/status", "nodes/status"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes"}, write),
 		rule(groupStorage, []string{"storageclasses"}, write),
+		rule(groupNode, []string{"runtimeclasses"}, write),
+		rule(groupScheduling, []string{"priorityclasses"}, write),
+		rule(groupNetworking, []string{"ingressclasses"}, write),
 		rule(groupCoordination, []string{"leases"}, write), // of nodes, in kube-node-lease
 		rule(groupCore, []string{"events"}, []string{"get", "create", "patch"}),
 	}
@@ -54,6 +59,9 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupCore, []string{"pods/status", "pods/resize", "pods/ephemeralcontainers"}, []string{"patch"}),
 		rule(groupCore, []string{"nodes", "persistentvolumes", "events"}, read),
 		rule(groupStorage, []string{"storageclasses"}, read),
+		rule(groupNode, []string{"runtimeclasses"}, read),
+		rule(groupScheduling, []string{"priorityclasses"}, read),
+		rule(groupNetworking, []string{"ingressclasses"}, read),
 		rule(groupCoordination, []string{"leases"}, read), // the heartbeats of nodes
 		rule(groupTenancy, []string{"virtualclusters"}, []string{"get", "list", "watch", "patch"}),
 		rule(groupTenancy, []string{"virtualclusters/status"}, []string{"patch"}),

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,6 +27,9 @@ type Tenant struct {
 	// StorageClasses are the super cluster's StorageClasses that the tenant sees;
 	// empty for the default one only.
 	StorageClasses []string
+	// RuntimeClasses, PriorityClasses and IngressClasses are further ones of the super
+	// cluster that the tenant sees.
+	RuntimeClasses, PriorityClasses, IngressClasses []string
 	// Nodes picks the super nodes that the tenant sees from the start, and on which
 	// alone its pods run; nil where nodes appear with the tenant's pods.
 	Nodes *metav1.LabelSelector
@@ -54,6 +59,9 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 		PodSecurity:      class.Spec.PodSecurity,
 		RuntimeClassName: class.Spec.RuntimeClassName,
 		StorageClasses:   slices.Clone(class.Spec.StorageClasses),
+		RuntimeClasses:   slices.Clone(class.Spec.RuntimeClasses),
+		PriorityClasses:  slices.Clone(class.Spec.PriorityClasses),
+		IngressClasses:   slices.Clone(class.Spec.IngressClasses),
 		Nodes:            class.Spec.Nodes.Selector.DeepCopy(),
 		SchedulesItself:  class.Spec.Scheduling == tenancyv1alpha1.ScheduledByTenant,
 		ClusterDomain:    vc.Spec.ClusterDomain,
@@ -65,7 +73,8 @@ func NewTenant(vc *tenancyv1alpha1.VirtualCluster, class *tenancyv1alpha1.Virtua
 // Equal tells whether both tenants translate alike.
 func (t Tenant) Equal(other Tenant) bool {
 	return t.Tenant == other.Tenant && t.PodSecurity == other.PodSecurity && t.RuntimeClassName == other.RuntimeClassName &&
-		slices.Equal(t.StorageClasses, other.StorageClasses) && t.SchedulesItself == other.SchedulesItself &&
+		slices.Equal(t.StorageClasses, other.StorageClasses) && slices.Equal(t.RuntimeClasses, other.RuntimeClasses) &&
+		slices.Equal(t.PriorityClasses, other.PriorityClasses) && slices.Equal(t.IngressClasses, other.IngressClasses) && t.SchedulesItself == other.SchedulesItself &&
 		equality.Semantic.DeepEqual(t.Nodes, other.Nodes) && t.ClusterDomain == other.ClusterDomain && t.DNSAddress == other.DNSAddress
 }
 
@@ -86,4 +95,21 @@ func (t Tenant) OffersStorageClass(name string, isDefault bool) bool {
 		return isDefault
 	}
 	return slices.Contains(t.StorageClasses, name)
+}
+
+// OffersRuntimeClass tells whether the tenant's pods may name the super cluster's
+// RuntimeClass of that name.
+func (t Tenant) OffersRuntimeClass(name string) bool {
+	return name == t.RuntimeClassName || slices.Contains(t.RuntimeClasses, name)
+}
+
+// maxPriority is the highest priority that is not the system's own.
+const maxPriority = 1_000_000_000
+
+// OffersPriorityClass tells whether the tenant may use a PriorityClass of the super
+// cluster. None that preempts is offered, for what it would take the place of may be
+// another tenant's (decision D8).
+func (t Tenant) OffersPriorityClass(super *schedulingv1.PriorityClass) bool {
+	return slices.Contains(t.PriorityClasses, super.Name) && super.Value <= maxPriority &&
+		super.PreemptionPolicy != nil && *super.PreemptionPolicy == corev1.PreemptNever
 }

@@ -151,6 +151,9 @@ exposure: {type: NodePort, host: demo.example.org, annotations: {a: b}}
 podSecurity: restricted
 runtimeClassName: kata
 storageClasses: [fast, slow]
+runtimeClasses: [gvisor]
+priorityClasses: [gold]
+ingressClasses: [public]
 nodes: {mode: selected, selector: {matchLabels: {pool: tenants}, matchExpressions: [{key: zone, operator: In, values: [a, b]}]}}
 scheduling: tenant
 syncer: {weight: 100}`, ""},
@@ -167,6 +170,9 @@ syncer: {weight: 100}`, ""},
 		"another exposure":       {"exposure: {type: ExternalName}", "Unsupported value"},
 		"a host without its way": {"exposure: {type: LoadBalancer, host: demo.example.org}", "host goes with type NodePort"},
 		"no size":                {`etcd: {storage: {size: "two"}}`, "size"},
+		"a runtime class twice":  {"runtimeClasses: [a, a]", "Duplicate"},
+		"an ingress class twice": {"ingressClasses: [a, a]", "Duplicate"},
+		"a system's priority":    {"priorityClasses: [system-node-critical]", "not for tenants"},
 		"a storage class twice":  {"storageClasses: [a, a]", "Duplicate"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -108,6 +108,34 @@ type VirtualClusterClassSpec struct {
 	// +optional
 	StorageClasses []string `json:"storageClasses,omitempty"`
 
+	// RuntimeClasses names further RuntimeClasses of the super cluster that tenants see,
+	// and that their pods may ask for in place of runtimeClassName. Empty: none.
+	//
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	// +optional
+	RuntimeClasses []string `json:"runtimeClasses,omitempty"`
+
+	// PriorityClasses names the super cluster's PriorityClasses that tenants see, and by
+	// which their pods are scheduled and evicted among those of others. Only such with
+	// preemptionPolicy Never are offered: no tenant's pod preempts another's. Empty: none.
+	//
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.all(name, !name.startsWith('system-'))",message="classes of the system are not for tenants"
+	// +listType=set
+	// +optional
+	PriorityClasses []string `json:"priorityClasses,omitempty"`
+
+	// IngressClasses names the super cluster's IngressClasses that tenants see. Empty: none.
+	//
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	// +optional
+	IngressClasses []string `json:"ingressClasses,omitempty"`
+
 	// Nodes says which of the super cluster's nodes tenants see.
 	// +kubebuilder:default={}
 	// +optional

@@ -235,6 +235,21 @@ func (in *VirtualClusterClassSpec) DeepCopyInto(out *VirtualClusterClassSpec) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.RuntimeClasses != nil {
+		in, out := &in.RuntimeClasses, &out.RuntimeClasses
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
+	if in.PriorityClasses != nil {
+		in, out := &in.PriorityClasses, &out.PriorityClasses
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
+	if in.IngressClasses != nil {
+		in, out := &in.IngressClasses, &out.IngressClasses
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	in.Nodes.DeepCopyInto(&out.Nodes)
 	out.Syncer = in.Syncer
 }
