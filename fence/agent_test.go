@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -109,7 +108,7 @@ func (n *node) token(account, role string) string {
 func (n *node) run(enforce bool) (stop func()) {
 	n.t.Helper()
 	o := options{nodeName: nodeName, verifyInterval: time.Second, enforce: enforce, namespace: &n.ns, sandboxSocket: n.socket}
-	o.metricsAddress, o.healthAddress = freeAddress(n.t), freeAddress(n.t)
+	o.metricsAddress, o.healthAddress = testenv.FreeAddress(n.t), testenv.FreeAddress(n.t)
 	n.metrics = o.metricsAddress
 	check(n.t, o.check(nil))
 	var a *agent
@@ -394,14 +393,6 @@ func TestCleanupTakesNoArguments(t *testing.T) {
 	if err := cleanup([]string{"now"}); err == nil {
 		t.Error("it was taken")
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func eventually(t *testing.T, what string, condition func() error) {

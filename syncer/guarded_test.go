@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +20,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/syncer/report"
 )
 
@@ -31,10 +31,7 @@ func serve(t *testing.T) (address string) {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(path, superConfig, 0o600))
 	t.Setenv("KUBECONFIG", path)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	address = listener.Addr().String()
-	must(t, listener.Close())
+	address = testenv.FreeAddress(t)
 	o := testOptions(t)
 	o.metricsAddress, o.healthAddress, o.leaderElectNamespace = address, "127.0.0.1:0", "default"
 	manager, term, err := newManager(o)

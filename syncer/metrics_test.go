@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // The program as it is started, with leader election: metrics are there over TLS
@@ -27,10 +28,7 @@ func TestMetricsAreGuarded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(path, superConfig, 0o600))
 	t.Setenv("KUBECONFIG", path)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	address := listener.Addr().String()
-	must(t, listener.Close())
+	address := testenv.FreeAddress(t)
 	o := options{metricsAddress: address, healthAddress: "127.0.0.1:0", leaderElect: true, leaderElectNamespace: "default", probeInterval: time.Second}
 	manager, _, err := newManager(o)
 	must(t, err)

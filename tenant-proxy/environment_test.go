@@ -386,7 +386,7 @@ func startProxy(t *testing.T, host *nodeHost, change func(*options)) *running {
 	t.Helper()
 	o := options{nodeName: nodeName, socket: host.socket, linger: time.Hour, resync: time.Hour, debounce: 20 * time.Millisecond}
 	for _, address := range []*string{&o.metricsAddress, &o.healthAddress} {
-		*address = freeAddress(t)
+		*address = testenv.FreeAddress(t)
 	}
 	if change != nil {
 		change(&o)
@@ -418,16 +418,6 @@ func startProxy(t *testing.T, host *nodeHost, change func(*options)) *running {
 	}}
 	t.Cleanup(r.stop)
 	return r
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
 }
 
 func await(t *testing.T, f func() error) {

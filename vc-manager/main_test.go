@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -57,16 +56,6 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 // TestRun runs the program as the chart does: with the rights that package rbac
 // lists, leader election, and both listeners.
 func TestRun(t *testing.T) {
@@ -88,7 +77,7 @@ func TestRun(t *testing.T) {
 	}
 	t.Setenv("KUBECONFIG", limitedKubeconfig(t, super))
 	o := defaults()
-	o.metricsAddress, o.healthAddress = freeAddress(t), freeAddress(t)
+	o.metricsAddress, o.healthAddress = testenv.FreeAddress(t), testenv.FreeAddress(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, o) }()

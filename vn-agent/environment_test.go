@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -56,6 +55,8 @@ type environment struct {
 	servingCA *pki.CA
 	// address of vn-agent towards tenants, and of its metrics.
 	address, metrics string
+	// ports are the agent's.
+	ports []*testenv.Port
 }
 
 func TestMain(m *testing.M) {
@@ -265,9 +266,11 @@ func (e *environment) startAgent(ctx context.Context, dir string) error {
 		resync: time.Hour, limits: server.Limits{Streams: maxStreams, Requests: maxRequests},
 	}
 	for _, address := range []*string{&o.bindAddress, &o.metricsAddress, &o.healthAddress} {
-		if *address, err = freeAddress(); err != nil {
+		port, err := testenv.ReservePort()
+		if err != nil {
 			return err
 		}
+		e.ports, *address = append(e.ports, port), port.Address()
 	}
 	if err := errors.Join(
 		os.Mkdir(o.certificateDirectory, 0o700),
@@ -297,15 +300,6 @@ func (e *environment) startAgent(ctx context.Context, dir string) error {
 		}
 		return nil
 	})
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String(), nil
 }
 
 // waitServed returns when both tenants' pods are reached.

@@ -25,6 +25,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
+	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 )
 
 // recordingKubelet stands in for a kubelet where a real one cannot show what is
@@ -41,6 +42,8 @@ type recordingKubelet struct {
 	requests []recorded
 	// misbehave answers instead, if set.
 	misbehave http.HandlerFunc
+	// runtime is the container runtime's side, on loopback as containerd's.
+	runtime *testenv.Port
 	// lines are what a followed log writes, until it is closed.
 	lines chan string
 }
@@ -53,16 +56,12 @@ type recorded struct {
 func startKubelet(ca *pki.CA, token string) (*recordingKubelet, error) {
 	k := &recordingKubelet{token: token}
 	// The container runtime's side, on loopback as containerd's.
-	runtime, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	address := runtime.Addr().String()
-	if err := runtime.Close(); err != nil {
+	var err error
+	if k.runtime, err = testenv.ReservePort(); err != nil {
 		return nil, err
 	}
 	config := streaming.DefaultConfig
-	config.Addr = address
+	config.Addr = k.runtime.Address()
 	if k.cri, err = streaming.NewServer(config, testRuntime{}); err != nil {
 		return nil, err
 	}

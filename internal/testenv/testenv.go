@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -59,6 +58,7 @@ type Cluster struct {
 
 	hyperkube string
 	urls      urls
+	ports     []*Port
 	processes map[string]*process
 }
 
@@ -95,11 +95,14 @@ func Start(ctx context.Context, dir string, options Options) (*Cluster, error) {
 		options.ServiceCIDR = "10.96.0.0/16"
 	}
 	c := &Cluster{Dir: dir, hyperkube: hyperkube, processes: map[string]*process{}}
-	ports, err := freePorts(3)
-	if err != nil {
-		return nil, err
+	for _, into := range []*int{&c.urls.etcd, &c.urls.etcdPeer, &c.urls.apiserver} {
+		port, err := ReservePort()
+		if err != nil {
+			return nil, err
+		}
+		// Never released: a stopped cluster may be started again at its address.
+		c.ports, *into = append(c.ports, port), port.Number
 	}
-	c.urls = urls{etcd: ports[0], etcdPeer: ports[1], apiserver: ports[2]}
 	if err := c.start(ctx, options); err != nil {
 		c.Stop()
 		return nil, err
@@ -232,19 +235,4 @@ func Program(name string) (string, error) {
 		return "", fmt.Errorf("%s is not built: run `make build` first: %w", name, err)
 	}
 	return path, nil
-}
-
-// freePorts reserves n different loopback ports for a moment. Another process may
-// take one before it is used; then the start fails loudly.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("finding a free port: %w", err)
-		}
-		defer listener.Close()
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -38,7 +38,7 @@ type node struct {
 
 	mu    sync.Mutex
 	pods  map[types.UID]*runningPod
-	ports map[string]int // pod and port -> loopback port
+	ports map[string]*testenv.Port // pod and port -> loopback port
 	// services are the loopback addresses of kube-apiservers' Services, by namespace.
 	services map[string]string
 	only     map[string]bool // namespaces whose pods run here
@@ -59,7 +59,7 @@ func newNode(super client.Client, dir string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]int{}, services: map[string]string{}, only: map[string]bool{}, paused: map[string]bool{}}, nil
+	return &node{super: super, hyperkube: hyperkube, dir: dir, pods: map[types.UID]*runningPod{}, ports: map[string]*testenv.Port{}, services: map[string]string{}, only: map[string]bool{}, paused: map[string]bool{}}, nil
 }
 
 // serve lets the pods of a namespace run.
@@ -252,15 +252,14 @@ func (n *node) rewriter(pod *corev1.Pod, dir, files string) func(string) string 
 
 func (n *node) port(namespace, pod string, port int) int {
 	key := fmt.Sprintf("%s/%s:%d", namespace, pod, port)
-	if n.ports[key] == 0 {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if n.ports[key] == nil {
+		port, err := testenv.ReservePort()
 		if err != nil {
 			panic(err)
 		}
-		defer listener.Close()
-		n.ports[key] = listener.Addr().(*net.TCPAddr).Port
+		n.ports[key] = port
 	}
-	return n.ports[key]
+	return n.ports[key].Number
 }
 
 func (n *node) loopback(namespace, pod string, port int) string {
