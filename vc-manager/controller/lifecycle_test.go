@@ -12,6 +12,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,6 +114,15 @@ func unwantedSchedulerGoes(t *testing.T, vc *tenancyv1alpha1.VirtualCluster) {
 		err := super.Client.Get(ctx, client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: controlplane.Scheduler}, &appsv1.Deployment{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the scheduler is still there: error %w", err)
+		}
+		// Nor does anything of it stay, its keys least of all.
+		for object, name := range map[client.Object]string{
+			&networkingv1.NetworkPolicy{}: controlplane.Scheduler, &policyv1.PodDisruptionBudget{}: controlplane.Scheduler,
+			&corev1.Secret{}: certificates.SchedulerServing, &corev1.Secret{}: certificates.SchedulerKubeconfig,
+		} {
+			if err := super.Client.Get(ctx, client.ObjectKey{Namespace: tenantOf(vc).ControlPlaneNamespace(), Name: name}, object); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%T %s is still there: error %w", object, name, err)
+			}
 		}
 		if err := super.Client.Get(ctx, client.ObjectKeyFromObject(vc), vc); err != nil {
 			return err

@@ -2,17 +2,21 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	tenancyv1alpha1 "github.com/bulkhead-dev/bulkhead/api/tenancy/v1alpha1"
 	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
+	"github.com/bulkhead-dev/bulkhead/vc-manager/certificates"
 	"github.com/bulkhead-dev/bulkhead/vc-manager/controlplane"
 )
 
@@ -83,32 +87,59 @@ func (p *pass) keepStorage(ctx context.Context) error {
 	return nil
 }
 
-// removeUnwanted takes away what the class has no more.
+// removeUnwanted takes away what the class has no more. The keys of a component must
+// not outlive it: they open the tenant's apiserver for a year.
 func (p *pass) removeUnwanted(ctx context.Context) error {
 	if !controlplane.SchedulerWanted(p.input) {
 		meta.RemoveStatusCondition(&p.status.Conditions, tenancyv1alpha1.ConditionSchedulerReady)
-		if err := p.removeWorkload(ctx, controlplane.SchedulerDeployment(p.input)); err != nil {
+	}
+	unwanted := controlplane.Unwanted(p.input)
+	due, err := p.removalDue(ctx, unwanted)
+	if !due || err != nil {
+		return err
+	}
+	for _, object := range append(p.unwantedSecrets(), unwanted...) {
+		_, err := p.applier.Delete(ctx, p.tenant, object)
+		// What is not ours is in nobody's way here.
+		if foreign := new(tenancy.ForeignError); err != nil && !errors.As(err, &foreign) {
 			return err
 		}
-	}
-	if !controlplane.MetricsServerWanted(p.input) {
-		return p.removeWorkload(ctx, controlplane.MetricsServerDeployment(p.input), controlplane.MetricsServerService(p.input))
 	}
 	return nil
 }
 
-// removeWorkload deletes a Deployment that is still there, with what goes with it.
-func (p *pass) removeWorkload(ctx context.Context, deployment *appsv1.Deployment, with ...client.Object) error {
-	key := client.ObjectKeyFromObject(deployment)
-	if err := p.Client.Get(ctx, key, &appsv1.Deployment{}); err != nil {
-		return client.IgnoreNotFound(err)
+// removalDue tells whether to look for leftovers: when everything is looked at, and as
+// long as a Deployment is there, which goes last.
+func (p *pass) removalDue(ctx context.Context, unwanted []client.Object) (bool, error) {
+	if p.verifying {
+		return true, nil
 	}
-	for _, object := range append(with, deployment) {
-		if _, err := p.applier.Delete(ctx, p.tenant, object); err != nil {
-			return err
+	for _, object := range unwanted {
+		if _, is := object.(*appsv1.Deployment); !is {
+			continue
+		}
+		err := p.Client.Get(ctx, client.ObjectKeyFromObject(object), &appsv1.Deployment{})
+		if err == nil || !apierrors.IsNotFound(err) {
+			return err == nil, err
 		}
 	}
-	return nil
+	return false, nil
+}
+
+func (p *pass) unwantedSecrets() []client.Object {
+	every := p.cluster
+	every.Scheduler, every.MetricsServer = true, true
+	wanted := certificates.SecretNames(p.cluster)
+	var unwanted []client.Object
+	for _, name := range certificates.SecretNames(every) {
+		if !slices.Contains(wanted, name) {
+			unwanted = append(unwanted, &corev1.Secret{
+				TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: p.tenant.ControlPlaneNamespace(), Name: name},
+			})
+		}
+	}
+	return unwanted
 }
 
 // report sets a workload's condition.

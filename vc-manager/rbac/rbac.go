@@ -49,9 +49,11 @@ func SuperRules() []rbacv1.PolicyRule {
 		rule(groupCore, "services", append(read, "create", "patch", "delete")),
 		rule(groupApps, "deployments statefulsets", append(read, "create", "patch", "delete")),
 		rule(groupCore, "persistentvolumeclaims", []string{"list", "delete"}),
-		rule(groupCore, "secrets configmaps", ensure),
-		rule(groupPolicy, "poddisruptionbudgets", ensure),
-		rule(groupNetworking, "networkpolicies", ensure),
+		rule(groupCore, "configmaps", ensure),
+		// Deleted where a class drops an option, such as a scheduler.
+		rule(groupCore, "secrets", append(ensure, "delete")),
+		rule(groupPolicy, "poddisruptionbudgets", append(ensure, "delete")),
+		rule(groupNetworking, "networkpolicies", append(ensure, "delete")),
 		// To let syncer, vn-agent and tenant-proxy read one Secret each. It can grant no more than
 		// it may itself.
 		rule(groupRBAC, "roles rolebindings", ensure),
