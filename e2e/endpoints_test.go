@@ -34,12 +34,11 @@ func endpointsByHand(t *testing.T, tn, other *tenant) {
 			t.Fatal(err)
 		}
 	}
-	//nolint:staticcheck // What clusters still have in use.
 	endpoints := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-endpoints"},
-		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // As above.
-			Addresses: []corev1.EndpointAddress{{IP: own}, {IP: foreign}}, //nolint:staticcheck // As above.
-			Ports:     []corev1.EndpointPort{{Name: "http", Port: 8080}},  //nolint:staticcheck // As above.
+		Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: own}, {IP: foreign}},
+			Ports:     []corev1.EndpointPort{{Name: "http", Port: 8080}},
 		}},
 	}
 	slice := &discoveryv1.EndpointSlice{
