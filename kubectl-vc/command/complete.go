@@ -33,6 +33,11 @@ func (e *environment) completeVirtualClusters(command *cobra.Command, args []str
 	}, typed)
 }
 
+// completeVirtualClustersFlag completes a flag that names one.
+func (e *environment) completeVirtualClustersFlag(command *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return e.completeVirtualClusters(command, nil, typed)
+}
+
 func (e *environment) completeClasses(command *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 	list := &tenancyv1alpha1.VirtualClusterClassList{}
 	return e.completeFrom(command.Context(), list, nil, func() []string {

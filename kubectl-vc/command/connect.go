@@ -3,6 +3,8 @@ package command
 import (
 	"fmt"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -14,6 +16,7 @@ import (
 // super is a connection to the super cluster.
 type super struct {
 	client.WithWatch
+	config *rest.Config
 	// server is the apiserver's URL.
 	server string
 	// namespace is the one the user chose, or the one of the kubeconfig's context.
@@ -23,7 +26,7 @@ type super struct {
 // scheme knows the kinds this program reads and writes.
 func scheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, tenancyv1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authenticationv1.AddToScheme, coordinationv1.AddToScheme, tenancyv1alpha1.AddToScheme} {
 		if err := add(s); err != nil {
 			return nil, fmt.Errorf("building the scheme: %w", err)
 		}
@@ -56,7 +59,7 @@ func (e *environment) connect() (*super, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the super cluster %s: %w", config.Host, err)
 	}
-	return &super{WithWatch: connection, server: config.Host, namespace: namespace}, nil
+	return &super{WithWatch: connection, config: config, server: config.Host, namespace: namespace}, nil
 }
 
 // key is the object key of a virtual cluster in the chosen namespace.

@@ -4,11 +4,13 @@ package command
 import (
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
 )
 
 // completerName is what kubectl calls, with the words typed so far, to complete
@@ -23,6 +25,7 @@ var verbs = []func(*environment) *cobra.Command{
 	newCreate,
 	newList,
 	newDescribe,
+	newExplain,
 	newKubeconfig,
 	newDelete,
 	newVersion,
@@ -33,11 +36,18 @@ var verbs = []func(*environment) *cobra.Command{
 type environment struct {
 	streams genericiooptions.IOStreams
 	flags   *genericclioptions.ConfigFlags
+	// dialPod opens a connection to a port of a pod in the super cluster.
+	dialPod func(ctx context.Context, config *rest.Config, namespace, pod string, port int) (net.Conn, error)
 }
 
 // New makes the command line.
-func New(streams genericiooptions.IOStreams) *cobra.Command {
-	e := &environment{streams: streams, flags: genericclioptions.NewConfigFlags(true)}
+func New(streams genericiooptions.IOStreams) *cobra.Command { return newRoot(newEnvironment(streams)) }
+
+func newEnvironment(streams genericiooptions.IOStreams) *environment {
+	return &environment{streams: streams, flags: genericclioptions.NewConfigFlags(true), dialPod: forwardPort}
+}
+
+func newRoot(e *environment) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-vc",
 		Short: "Make, show and remove virtual clusters",
@@ -48,9 +58,9 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 		SilenceUsage:  true,
 		// cobra's own "completion" verb follows from the verbs below.
 	}
-	root.SetIn(streams.In)
-	root.SetOut(streams.Out)
-	root.SetErr(streams.ErrOut)
+	root.SetIn(e.streams.In)
+	root.SetOut(e.streams.Out)
+	root.SetErr(e.streams.ErrOut)
 	e.flags.AddFlags(root.PersistentFlags())
 	must(root.RegisterFlagCompletionFunc("namespace", e.completeNamespaces))
 	must(root.RegisterFlagCompletionFunc("context", e.completeContexts))
