@@ -129,6 +129,9 @@ func TestPagesAreGuarded(t *testing.T) {
 			if err == nil && code != tc.want {
 				err = fmt.Errorf("answer %d: %s", code, body)
 			}
+			if err == nil && code == http.StatusOK && tc.page == "/metrics" && !strings.Contains(body, "leader_election_master_status") {
+				err = fmt.Errorf("the metrics tell of no leader: %s", body)
+			}
 			return err
 		})
 	}
