@@ -117,7 +117,7 @@ func serveAdmission(ctx context.Context, mgr ctrl.Manager, keeper *servingcert.K
 		return fmt.Errorf("preparing the webhook: %w", err)
 	}
 	server := mgr.GetWebhookServer()
-	server.Register(prefix+definitionsPath, &webhook.Admission{Handler: admission.Definitions{}})
+	server.Register(prefix+definitionsPath, &webhook.Admission{Handler: &admission.Definitions{Mapper: mgr.GetRESTMapper()}})
 	server.Register(prefix+instancesPath, &webhook.Admission{Handler: &admission.Instances{Live: mgr.GetAPIReader(), Client: mgr.GetClient()}})
 	if err := mgr.Add(keeper); err != nil {
 		return fmt.Errorf("adding the keeper of the webhook's certificate: %w", err)

@@ -14,6 +14,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -27,15 +28,25 @@ import (
 )
 
 // Definitions checks ServiceDefinitions.
-type Definitions struct{}
+type Definitions struct {
+	// Mapper knows the super cluster's kinds.
+	Mapper meta.RESTMapper
+}
 
 // Handle answers a request about one.
-func (Definitions) Handle(ctx context.Context, request admission.Request) admission.Response {
+func (d *Definitions) Handle(ctx context.Context, request admission.Request) admission.Response {
 	definition := &abmv1alpha1.ServiceDefinition{}
 	if err := json.Unmarshal(request.Object.Raw, definition); err != nil {
 		return admission.Errored(http.StatusBadRequest, fmt.Errorf("reading the ServiceDefinition: %w", err))
 	}
 	_, problems := service.Compile(ctx, &definition.Spec, field.NewPath("spec"))
+	for i, kind := range definition.Spec.Access.Super {
+		// A kind that is not there yet may come with another chart.
+		mapping, err := d.Mapper.RESTMapping(schema.GroupKind{Group: kind.Group, Kind: kind.Kind})
+		if err == nil && mapping.Scope.Name() != meta.RESTScopeNameNamespace {
+			problems = append(problems, field.Forbidden(field.NewPath("spec", "access", "super").Index(i), "the kind is cluster-wide: a service touches nothing in the super cluster but the instance's namespace"))
+		}
+	}
 	return answer("ServiceDefinition", request.Name, problems)
 }
 

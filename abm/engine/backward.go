@@ -115,6 +115,7 @@ func (p *pass) undo(ctx context.Context, record *abmv1alpha1.StepRecord) (bool, 
 		return true, p.strike(ctx, record)
 	}
 	if record.NotBefore != nil && record.NotBefore.After(p.now) {
+		p.stalled = append(p.stalled, fmt.Sprintf("step %s cannot be taken back: %s", record.Step, record.Message))
 		p.again(record.NotBefore.Sub(p.now))
 		return false, nil
 	}

@@ -11,6 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -125,6 +126,12 @@ func (p *pass) rules(opened []abmv1alpha1.Kind) ([]rbacv1.PolicyRule, error) {
 				continue
 			}
 			return nil, fmt.Errorf("finding kind %s of group %q, which the definition opens: %w", kind.Kind, kind.Group, err)
+		}
+		if mapping.Scope.Name() != apimeta.RESTScopeNameNamespace {
+			if len(opened) == 0 {
+				continue // never made
+			}
+			return nil, fmt.Errorf("kind %s of group %q is cluster-wide: a service touches nothing in the super cluster but the instance's namespace", kind.Kind, kind.Group)
 		}
 		resources[kind.Group] = append(resources[kind.Group], mapping.Resource.Resource)
 	}

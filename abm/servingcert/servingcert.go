@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"sync"
 	"time"
 
@@ -117,6 +118,15 @@ func (k *Keeper) Publish(ctx context.Context) error {
 		hook.ClientConfig.CABundle = secret.Data[keyCA]
 		if hook.ClientConfig.Service != nil {
 			hook.ClientConfig.Service.Path = &path
+		}
+		if hook.ClientConfig.URL != nil {
+			address, err := url.Parse(*hook.ClientConfig.URL)
+			if err != nil {
+				return fmt.Errorf("webhook %s: reading its URL: %w", hook.Name, err)
+			}
+			address.Path = path
+			text := address.String()
+			hook.ClientConfig.URL = &text
 		}
 	}
 	if equality.Semantic.DeepEqual(before, configuration) {

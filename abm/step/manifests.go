@@ -16,6 +16,7 @@ import (
 
 	"github.com/bulkhead-dev/bulkhead/abm/expression"
 	abmv1alpha1 "github.com/bulkhead-dev/bulkhead/api/abm/v1alpha1"
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
 // manifests applies objects and waits until they are ready.
@@ -99,13 +100,16 @@ func compileObject(raw []byte, path *field.Path, scope *Scope) *expression.Templ
 		}
 	}
 	for _, marks := range []string{"labels", "annotations"} {
+		if _, computed := metadata[marks].(string); computed {
+			continue // Plan looks at what comes out
+		}
 		keys, _, err := unstructured.NestedMap(content, "metadata", marks)
 		if err != nil {
 			scope.invalid(path.Child("metadata", marks), "", err)
 		}
 		for key := range keys {
-			if strings.HasPrefix(key, abmv1alpha1.Domain+"/") {
-				scope.Problems = append(scope.Problems, field.Forbidden(path.Child("metadata", marks).Key(key), "is ABM's own"))
+			if tenancy.Reserved(key) {
+				scope.Problems = append(scope.Problems, field.Forbidden(path.Child("metadata", marks).Key(key), "is Bulkhead's own"))
 			}
 		}
 	}
@@ -170,7 +174,11 @@ func (a *manifestsAction) Plan(ctx context.Context, values expression.Values) (*
 		if err != nil {
 			return nil, fmt.Errorf("object %s: %w", m.id, err)
 		}
-		wanted = append(wanted, rendered{ID: m.id, Object: &unstructured.Unstructured{Object: content.(map[string]any)}, readyWhen: m.readyWhen})
+		object := &unstructured.Unstructured{Object: content.(map[string]any)}
+		if err := checkRendered(object); err != nil {
+			return nil, fmt.Errorf("object %s: %w", m.id, err)
+		}
+		wanted = append(wanted, rendered{ID: m.id, Object: object, readyWhen: m.readyWhen})
 	}
 	return &Plan{
 		Input: wanted, Lasting: true,
@@ -181,6 +189,25 @@ func (a *manifestsAction) Plan(ctx context.Context, values expression.Values) (*
 		},
 		Do: func(ctx context.Context, run *Run) (Progress, error) { return apply(ctx, run, wanted, values) },
 	}, nil
+}
+
+// checkRendered looks at what could not be known when the template was compiled.
+func checkRendered(object *unstructured.Unstructured) error {
+	if name, found, err := unstructured.NestedString(object.Object, "metadata", "name"); err != nil || !found || name == "" {
+		return errors.New("its name is not a text, or empty")
+	}
+	for _, marks := range []string{"labels", "annotations"} {
+		values, _, err := unstructured.NestedStringMap(object.Object, "metadata", marks)
+		if err != nil {
+			return fmt.Errorf("its %s are no texts: %w", marks, err)
+		}
+		for key := range values {
+			if tenancy.Reserved(key) {
+				return fmt.Errorf("%s among its %s is Bulkhead's own", key, marks)
+			}
+		}
+	}
+	return nil
 }
 
 // apply brings all objects about, and then looks whether they are ready. A failure

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -37,11 +38,18 @@ func intend(record *abmv1alpha1.StepRecord, object *unstructured.Unstructured) {
 // sameObject compares by kind and name: the version of the API is another view of
 // the same object.
 func sameObject(recorded abmv1alpha1.ObjectRecord, object *unstructured.Unstructured) bool {
-	probe := unstructured.Unstructured{}
-	probe.SetAPIVersion(recorded.APIVersion)
-	probe.SetKind(recorded.Kind)
-	return probe.GroupVersionKind().GroupKind() == object.GroupVersionKind().GroupKind() &&
+	return probe(recorded).GroupVersionKind().GroupKind() == object.GroupVersionKind().GroupKind() &&
 		recorded.Namespace == object.GetNamespace() && recorded.Name == object.GetName()
+}
+
+// probe is an object of a record's kind and name.
+func probe(recorded abmv1alpha1.ObjectRecord) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{}
+	object.SetAPIVersion(recorded.APIVersion)
+	object.SetKind(recorded.Kind)
+	object.SetNamespace(recorded.Namespace)
+	object.SetName(recorded.Name)
+	return object
 }
 
 // remember writes the UID of what was made into the record.
@@ -93,6 +101,11 @@ func describe(kind, namespace, name string) string {
 	return kind + " " + namespace + "/" + name
 }
 
+// placeError says that an object has no place in the super cluster.
+type placeError struct{ text string }
+
+func (e *placeError) Error() string { return e.text }
+
 // placed is the object as it shall be in the cluster: in a namespace that the cluster
 // allows, and of a scope that it allows.
 func placed(run *Run, wanted *unstructured.Unstructured) (*unstructured.Unstructured, error) {
@@ -106,10 +119,10 @@ func placed(run *Run, wanted *unstructured.Unstructured) (*unstructured.Unstruct
 		return nil, fmt.Errorf("finding kind %s in the super cluster: %w", kind.Kind, err)
 	}
 	if mapping.Scope.Name() != meta.RESTScopeNameNamespace {
-		return nil, fmt.Errorf("%s %s would be cluster-wide: a service touches nothing in the super cluster but the instance's namespace", kind.Kind, object.GetName())
+		return nil, &placeError{fmt.Sprintf("%s %s would be cluster-wide: a service touches nothing in the super cluster but the instance's namespace", kind.Kind, object.GetName())}
 	}
 	if namespace := object.GetNamespace(); namespace != "" && namespace != run.Cluster.Namespace {
-		return nil, fmt.Errorf("%s would be in a foreign namespace", describe(kind.Kind, namespace, object.GetName()))
+		return nil, &placeError{describe(kind.Kind, namespace, object.GetName()) + " would be in a foreign namespace"}
 	}
 	object.SetNamespace(run.Cluster.Namespace)
 	return object, nil
@@ -117,9 +130,7 @@ func placed(run *Run, wanted *unstructured.Unstructured) (*unstructured.Unstruct
 
 // get reads the object that a record names; nil where there is none.
 func get(ctx context.Context, run *Run, recorded abmv1alpha1.ObjectRecord) (*unstructured.Unstructured, error) {
-	object := &unstructured.Unstructured{}
-	object.SetAPIVersion(recorded.APIVersion)
-	object.SetKind(recorded.Kind)
+	object := probe(recorded)
 	namespace := recorded.Namespace
 	if run.Cluster.Namespace != "" {
 		namespace = run.Cluster.Namespace
@@ -196,6 +207,10 @@ func applyObject(ctx context.Context, run *Run, wanted *unstructured.Unstructure
 // tells whether that is gone, or what it waits for.
 func deleteObject(ctx context.Context, run *Run, recorded abmv1alpha1.ObjectRecord) (gone bool, waiting string, err error) {
 	name := describe(recorded.Kind, recorded.Namespace, recorded.Name)
+	if _, err := placed(run, probe(recorded)); errors.As(err, new(*placeError)) {
+		// It was refused before it was made.
+		return true, "", nil
+	}
 	present, err := get(ctx, run, recorded)
 	if meta.IsNoMatchError(err) {
 		// Objects go with their kind.
