@@ -63,6 +63,13 @@ FUZZTIME ?= 20s
 fuzz: ## Run every fuzz target for FUZZTIME (20s each)
 	@hack/fuzz $(FUZZTIME)
 
+.PHONY: churn
+churn: TENANTS ?= 20
+churn: DURATION ?= 10m
+churn: ## Random changes by TENANTS for DURATION while everything is killed, then a model checks both sides
+	@CHURN_TENANTS=$(TENANTS) CHURN_DURATION=$(DURATION) hack/gotest churn -v -run TestChurn -count 1 -timeout 90m ./syncer/churn
+	@grep -E 'CHURN_SEED|operations|faults|quiet|holds' .local-test/churn.log
+
 .PHONY: bench
 BENCH ?= startup
 bench: ## Benchmarks on the running cluster: BENCH=startup measures the time to a Ready virtual cluster
