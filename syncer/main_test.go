@@ -51,24 +51,21 @@ func withClusters(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	// One after the other: a controller-manager gives up if its apiserver needs more
-	// than ten seconds, as it may on a machine that starts three at once.
-	var all [3]*testenv.Cluster
-	for i := range all {
-		at := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.Mkdir(at, 0o700); err != nil {
-			return 0, err
-		}
-		options := testenv.Options{ControllerManager: true, CRDs: i == 0}
-		if i == 0 {
-			if options.APIServerArgs, err = auditArguments(at); err != nil {
-				return 0, err
-			}
-		}
-		if all[i], err = testenv.Start(ctx, at, options); err != nil {
-			return 0, err
-		}
-		defer all[i].Stop()
+	superDir := filepath.Join(dir, "0")
+	if err := os.Mkdir(superDir, 0o700); err != nil {
+		return 0, err
+	}
+	auditing, err := auditArguments(superDir)
+	if err != nil {
+		return 0, err
+	}
+	tenants := testenv.Options{ControllerManager: true}
+	all, err := testenv.StartAll(ctx, dir, testenv.Options{ControllerManager: true, CRDs: true, APIServerArgs: auditing}, tenants, tenants)
+	if err != nil {
+		return 0, err
+	}
+	for _, cluster := range all {
+		defer cluster.Stop()
 	}
 	super, clusters[0], clusters[1] = all[0], all[1], all[2]
 	if superConfig, err = super.Grant(ctx, "bulkhead-test:syncer", append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...)); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -93,23 +92,12 @@ func (e *environment) stop() {
 func (e *environment) start(ctx context.Context, dir string) error {
 	e.a = &tenantCluster{Tenant: tenancy.Tenant{UID: "uid-of-a", Namespace: "team-a", Name: "demo"}}
 	e.b = &tenantCluster{Tenant: tenancy.Tenant{UID: "uid-of-b", Namespace: "team-b", Name: "demo"}}
-	var group sync.WaitGroup
-	failures := make([]error, 3)
-	start := func(name string, into **testenv.Cluster, failure *error) {
-		group.Go(func() {
-			path := filepath.Join(dir, name)
-			if *failure = os.MkdirAll(path, 0o700); *failure == nil {
-				*into, *failure = testenv.Start(ctx, path, testenv.Options{ServiceCIDR: serviceCIDR})
-			}
-		})
-	}
-	start("super", &e.super, &failures[0])
-	start("a", &e.a.Cluster, &failures[1])
-	start("b", &e.b.Cluster, &failures[2])
-	group.Wait()
-	if err := errors.Join(failures...); err != nil {
+	options := testenv.Options{ServiceCIDR: serviceCIDR}
+	clusters, err := testenv.StartAll(ctx, dir, options, options, options)
+	if err != nil {
 		return err
 	}
+	e.super, e.a.Cluster, e.b.Cluster = clusters[0], clusters[1], clusters[2]
 	for _, object := range append(grants(rbac.SuperRules(), "tenant-proxy", rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "bulkhead-system", Name: "tenant-proxy"}),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bulkhead-system"}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "bulkhead-system", Name: "tenant-proxy"}},
@@ -131,7 +119,6 @@ func (e *environment) start(ctx context.Context, dir string) error {
 			}
 		}
 	}
-	var err error
 	e.config, err = e.serviceAccount(ctx)
 	return err
 }

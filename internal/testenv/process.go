@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/internal/pki"
@@ -71,8 +73,8 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 		key := client.ObjectKey{Namespace: "default", Name: "default"}
 		if c.processes["kube-controller-manager"] != nil {
 			last = c.Client.Get(ctx, key, &corev1.ServiceAccount{})
-		} else {
-			last = c.Client.Get(ctx, client.ObjectKey{Name: "default"}, &corev1.Namespace{})
+		} else if last = c.Client.Get(ctx, client.ObjectKey{Name: "default"}, &corev1.Namespace{}); last == nil {
+			last = c.healthy(ctx)
 		}
 		return last == nil, nil
 	})
@@ -80,6 +82,27 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 		return fmt.Errorf("waiting for the test cluster in %s: %w (last answer: %w)", c.Dir, err, last)
 	}
 	return err
+}
+
+// healthy asks what a controller-manager asks when it starts.
+func (c *Cluster) healthy(ctx context.Context) error {
+	httpClient, err := rest.HTTPClientFor(c.Config)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Config.Host+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := httpClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the apiserver is not healthy: %s", response.Status)
+	}
+	return nil
 }
 
 func lastLines(path string, n int) string {

@@ -228,9 +228,8 @@ func (w *world) furnish() (ns, superNS string) {
 
 func TestPatrol(t *testing.T) {
 	logf.SetLogger(logr.Discard())
-	super := testenv.New(t, testenv.Options{ControllerManager: true, CRDs: true})
-	tenant := testenv.New(t, testenv.Options{ControllerManager: true})
-
+	clusters := testenv.NewAll(t, testenv.Options{ControllerManager: true, CRDs: true}, testenv.Options{ControllerManager: true})
+	super, tenant := clusters[0], clusters[1]
 	t.Run("Unfilled", func(t *testing.T) { testUnfilled(t, super, tenant) })
 	t.Run("Repairs", func(t *testing.T) { testRepairs(t, super, tenant) })
 }
