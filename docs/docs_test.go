@@ -69,7 +69,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 }
 
 // path is a file or folder of the work tree, in backticks.
-var path = regexp.MustCompile("`((?:api|bench|charts|docs|e2e|examples|fence|hack|hyperkube|internal|kubectl-vc|local|syncer|tenant-proxy|vc-manager|vn-agent)/[^`\\s]*)`")
+var path = regexp.MustCompile("`((?:abm|api|bench|charts|docs|e2e|examples|fence|hack|hyperkube|internal|kubectl-vc|local|syncer|tenant-proxy|vc-manager|vn-agent)/[^`\\s]*)`")
 
 func TestPathsExist(t *testing.T) {
 	for _, document := range documents(t) {
@@ -89,7 +89,7 @@ var (
 
 // Every component's document lists exactly the flags and metrics that its code has.
 func TestFlagsAndMetrics(t *testing.T) {
-	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext"} {
+	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext", "abm"} {
 		document := read(t, "docs", component+".md")
 		_, flags, found := strings.Cut(document, "\n## Flags\n")
 		if !found {
@@ -108,7 +108,7 @@ func TestFlagsAndMetrics(t *testing.T) {
 // Metrics that other documents name are some component's.
 func TestMetricsExist(t *testing.T) {
 	known := map[string]bool{}
-	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext"} {
+	for _, component := range []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext", "abm"} {
 		for _, name := range inCode(t, component, regexp.MustCompile(`Name:\s+"(bulkhead_[a-z_]+)"`)) {
 			known[name] = true
 		}

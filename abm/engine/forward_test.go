@@ -389,7 +389,7 @@ func TestBackoffIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := records(t, instance)["one"]
-	if wait := got.NotBefore.Sub(time.Now()); got.Failures != 2 || wait < 2*time.Hour {
+	if wait := time.Until(got.NotBefore.Time); got.Failures != 2 || wait < 2*time.Hour {
 		t.Errorf("%d failures, the next attempt in %s", got.Failures, wait)
 	}
 	p.release(t, instance)

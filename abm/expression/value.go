@@ -44,7 +44,7 @@ func toJSON(value ref.Val, depth int) (any, error) {
 	case types.Timestamp:
 		return v.Format(time.RFC3339Nano), nil
 	case types.Duration:
-		return v.Duration.String(), nil
+		return v.String(), nil
 	case *types.Optional:
 		if !v.HasValue() {
 			return nil, errAbsent

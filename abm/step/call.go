@@ -138,7 +138,7 @@ func allowedURL(text string, hosts []string) (*url.URL, error) {
 		if !found {
 			allowedPort = "443"
 		}
-		if allowedPort != port && !(port == "" && allowedPort == "443") {
+		if allowedPort != port && (port != "" || allowedPort != "443") {
 			continue
 		}
 		if below, wildcard := strings.CutPrefix(name, "*."); wildcard {
@@ -218,7 +218,7 @@ func (a *callAction) Plan(ctx context.Context, values expression.Values) (*Plan,
 			}
 			done, err := a.until.True(ctx, all)
 			if err != nil {
-				return Progress{Message: "the answer is not as wanted yet: " + err.Error()}, nil
+				return Progress{Message: "the answer is not as wanted yet: " + err.Error()}, nil //nolint:nilerr // an answer without the field may have it the next time
 			}
 			return Progress{Done: done, Message: fmt.Sprintf("%s %s answered %d, and not yet what is waited for", do.Method, do.URL, status), Seen: seen}, nil
 		},

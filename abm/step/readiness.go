@@ -25,7 +25,7 @@ func readiness(ctx context.Context, readyWhen *expression.Expression, object *un
 	case ctx.Err() != nil:
 		return false, "", ctx.Err()
 	case err != nil:
-		return false, "not ready yet: " + err.Error(), nil
+		return false, "not ready yet: " + err.Error(), nil //nolint:nilerr // a status that is not there yet is no failure
 	case !truth:
 		return false, "not ready yet" + conditionText(object), nil
 	}

@@ -199,7 +199,7 @@ type ServiceDefinitionStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// ConditionAccepted: the definition can be carried out, and its revision exists.
+// ConditionAccepted says that the definition can be carried out and its revision exists.
 const ConditionAccepted = "Accepted"
 
 // ServiceDefinitionList is a list of definitions.
