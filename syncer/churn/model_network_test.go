@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,23 +69,35 @@ func (m *model) endpoints() wants {
 		expected[keyOf(endpoints)] = want{
 			must: true, from: endpoints, at: m.superKey(endpoints.Namespace, endpoints.Name),
 			fields: func(d *differences, object client.Object) {
-				d.same("subsets", addressesOf(endpoints), addressesOf(object.(*corev1.Endpoints)))
+				everything := func(string) bool { return true }
+				d.same("subsets", addressesOf(endpoints, m.mayBeEndpoint), addressesOf(object.(*corev1.Endpoints), everything))
 			},
 		}
 	}
 	return expected
 }
 
-func addressesOf(endpoints *corev1.Endpoints) []string {
+// mayBeEndpoint: an address of the platform's networks has to be one of the tenant's
+// own pods.
+func (m *model) mayBeEndpoint(address string) bool {
+	return !strings.HasPrefix(address, "10.") || slices.ContainsFunc(m.super.Pods.Items, func(pod corev1.Pod) bool {
+		return pod.Labels[tenancy.LabelTenant] == string(m.tenant.UID) && pod.Status.PodIP == address && !ended(&pod)
+	})
+}
+
+func addressesOf(endpoints *corev1.Endpoints, of func(address string) bool) []string {
 	var all []string
 	for _, subset := range endpoints.Subsets {
 		for _, port := range subset.Ports {
-			for _, address := range subset.Addresses {
-				all = append(all, fmt.Sprintf("%s %s:%d/%s", port.Name, address.IP, port.Port, port.Protocol))
+			list := func(addresses []corev1.EndpointAddress, more string) {
+				for _, address := range addresses {
+					if of(address.IP) {
+						all = append(all, fmt.Sprintf("%s %s:%d/%s%s", port.Name, address.IP, port.Port, port.Protocol, more))
+					}
+				}
 			}
-			for _, address := range subset.NotReadyAddresses {
-				all = append(all, fmt.Sprintf("%s %s:%d/%s not ready", port.Name, address.IP, port.Port, port.Protocol))
-			}
+			list(subset.Addresses, "")
+			list(subset.NotReadyAddresses, " not ready")
 		}
 	}
 	return all

@@ -163,6 +163,8 @@ func runningContainers(pod *corev1.Pod, restarts int32) []corev1.ContainerStatus
 		all = append(all, corev1.ContainerStatus{
 			Name: container.Name, Image: container.Image, ImageID: "sha256:" + container.Image, ContainerID: "containerd://" + string(pod.UID) + container.Name,
 			Ready: true, Started: ptr.To(true), RestartCount: restarts,
+			// Without them the API server takes no resize.
+			Resources: container.Resources.DeepCopy(), AllocatedResources: container.Resources.Requests.DeepCopy(),
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: *pod.CreationTimestamp.DeepCopy()}},
 		})
 	}
