@@ -11,10 +11,15 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -26,7 +31,7 @@ import (
 
 // serve runs the program as it is started, with leader election, and returns the
 // address of its metrics and debug pages once it leads.
-func serve(t *testing.T) (address string) {
+func serve(t *testing.T, tracer trace.Tracer) (address string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, os.WriteFile(path, superConfig, 0o600))
@@ -36,7 +41,7 @@ func serve(t *testing.T) (address string) {
 	o.metricsAddress, o.healthAddress, o.leaderElectNamespace = address, "127.0.0.1:0", "default"
 	manager, term, err := newManager(o)
 	must(t, err)
-	o.leads = term.Check
+	o.leads, o.tracer = term.Check, tracer
 	ctx, cancel := context.WithCancel(context.Background())
 	must(t, setup(ctx, manager, o))
 	done := make(chan error, 1)
@@ -97,7 +102,8 @@ func newToken(t *testing.T, account string, pages ...string) string {
 // Metrics and debug pages are there over TLS for those who may get them, each for
 // theirs, and for nobody else. The pages say where a tenant's objects are.
 func TestPagesAreGuarded(t *testing.T) {
-	address := serve(t)
+	spans := tracetest.NewInMemoryExporter()
+	address := serve(t, sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)).Tracer("test"))
 	tn := newTenant(t, 0, nil).synced()
 	stranger, scrapes, debugs := newToken(t, "stranger"), newToken(t, "may-scrape", "/metrics"), newToken(t, "may-debug", "/debug/*")
 	tenants := "/debug/tenants"
@@ -205,5 +211,35 @@ func TestPagesAreGuarded(t *testing.T) {
 			}
 		}
 		return fmt.Errorf("it says %s", body)
+	})
+
+	// The way of a pod is measured, phase by phase, and traced.
+	schedule(t, down, newNode(t, "node-pages").Name)
+	eventually(t, "the phases of a pod", func(ctx context.Context) error {
+		_, body, err := get(ctx, address, scrapes, "/metrics")
+		for _, phase := range []string{"down_queue", "down_process", "super_scheduling", "up_queue", "up_process"} {
+			if !strings.Contains(body, `bulkhead_syncer_pod_phase_seconds_count{phase="`+phase+`"}`) {
+				err = errors.Join(err, errors.New("there is none of "+phase))
+			}
+		}
+		if handled := `bulkhead_syncer_tenant_handled_total{direction="down",tenant="` + tn.String() + `"}`; !strings.Contains(body, handled) {
+			err = errors.Join(err, errors.New("there is no "+handled))
+		}
+		return err
+	})
+	key := attribute.String("bulkhead.key", "pods "+ns+"/running")
+	eventually(t, "the spans of a pod", func(context.Context) error {
+		all := spans.GetSpans()
+		for _, parent := range all {
+			if parent.Name != "down pods" || !slices.Contains(parent.Attributes, key) || !slices.Contains(parent.Attributes, attribute.String("bulkhead.tenant", tn.String())) {
+				continue
+			}
+			for _, child := range all {
+				if child.Parent.SpanID() == parent.SpanContext.SpanID() && child.Name == "POST tenant" && slices.Contains(child.Attributes, attribute.Int("http.response.status_code", http.StatusCreated)) {
+					return nil // the binding
+				}
+			}
+		}
+		return fmt.Errorf("none of %d spans has made the binding", len(all))
 	})
 }

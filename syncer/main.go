@@ -36,6 +36,7 @@ import (
 	"github.com/bulkhead-dev/bulkhead/syncer/leader"
 	"github.com/bulkhead-dev/bulkhead/syncer/patrol"
 	"github.com/bulkhead-dev/bulkhead/syncer/tenants"
+	"github.com/bulkhead-dev/bulkhead/syncer/tracing"
 )
 
 // leaderLease is the Lease by which replicas elect the one that works.
@@ -68,6 +69,14 @@ func run() error {
 		return err
 	}
 	o.leads = term.Check
+	if o.tracingEndpoint != "" {
+		tracer, stop, err := tracing.Start(ctx, tracing.Options{Endpoint: o.tracingEndpoint, Ratio: o.tracingRatio, Log: ctrl.Log.WithName("tracing")})
+		if err != nil {
+			return err
+		}
+		defer stop()
+		o.tracer = tracer
+	}
 	if err := setup(ctx, manager, o); err != nil {
 		return err
 	}
@@ -148,7 +157,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o options) error {
 	reconciler := tenants.New(mgr.GetClient(), credentials)
 	reconciler.Engine, err = engine.New(ctx, engine.Options{
 		Scheme: mgr.GetScheme(), Config: mgr.GetConfig(), HTTPClient: mgr.GetHTTPClient(), Cache: mgr.GetCache(), Live: mgr.GetAPIReader(),
-		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, Workers: o.workers, OnState: reconciler.StateChanged, Leads: o.leads, Log: ctrl.Log.WithName("engine"),
+		Kinds: kinds.All(o.networks), ProbeInterval: o.probeInterval, Workers: o.workers, OnState: reconciler.StateChanged, Leads: o.leads, Tracer: o.tracer, Log: ctrl.Log.WithName("engine"),
 	})
 	if err != nil {
 		return err

@@ -7,8 +7,11 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
+	"github.com/bulkhead-dev/bulkhead/syncer/tracing"
 )
 
 // options are what the command line says.
@@ -19,9 +22,13 @@ type options struct {
 	leaderElectNamespace string
 	probeInterval        time.Duration
 	workers              engine.Workers
+	tracingEndpoint      string
+	tracingRatio         float64
 
 	// leads is no flag: it tells whether this replica leads, or is nil if it is alone.
 	leads func() error
+	// tracer is no flag: the flags of tracing make it, or leave it nil.
+	tracer trace.Tracer
 
 	// patrolSettle is no flag: it is longer than any event takes.
 	patrolInterval, patrolSettle time.Duration
@@ -36,6 +43,7 @@ func defaults() options {
 	return options{
 		metricsAddress: ":8443", healthAddress: ":8081", leaderElect: true, probeInterval: 10 * time.Second,
 		workers:        engine.DefaultWorkers,
+		tracingRatio:   1,
 		patrolInterval: 5 * time.Minute, patrolSettle: 10 * time.Second, patrolRate: 200,
 		deniedNetworks: tenantnetwork.DefaultDenied,
 	}
@@ -54,6 +62,8 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.IntVar(&o.workers.Down, "workers-down", o.workers.Down, "how many objects are carried to the super cluster at a time, for all tenants")
 	flags.IntVar(&o.workers.Up, "workers-up", o.workers.Up, "how many objects are carried to tenants at a time, for all tenants")
 	flags.IntVar(&o.workers.PerTenant, "workers-per-tenant", o.workers.PerTenant, "how many of either may be one tenant's")
+	flags.StringVar(&o.tracingEndpoint, "tracing-endpoint", o.tracingEndpoint, "collector that traces are sent to by OTLP over gRPC: https://HOST:PORT, or http:// without TLS; empty for no traces")
+	flags.Float64Var(&o.tracingRatio, "tracing-ratio", o.tracingRatio, "part of what is handled that is traced, from 0 to 1")
 	flags.DurationVar(&o.patrolInterval, "patrol-interval", o.patrolInterval, "how often all objects of a tenant are compared; 0 for never")
 	flags.Float64Var(&o.patrolRate, "patrol-rate", o.patrolRate, "how many objects a second are compared, for all tenants")
 }
@@ -80,6 +90,14 @@ func (o *options) validate(arguments []string) error {
 	}
 	if !(o.patrolRate > 0) {
 		problems = append(problems, fmt.Errorf("--patrol-rate %v must be above 0", o.patrolRate))
+	}
+	if o.tracingEndpoint != "" {
+		if err := tracing.CheckEndpoint(o.tracingEndpoint); err != nil {
+			problems = append(problems, fmt.Errorf("--tracing-endpoint: %w", err))
+		}
+	}
+	if !(o.tracingRatio >= 0 && o.tracingRatio <= 1) {
+		problems = append(problems, fmt.Errorf("--tracing-ratio %v must be from 0 to 1", o.tracingRatio))
 	}
 	for _, list := range []struct {
 		flag, text string

@@ -35,10 +35,25 @@ func (c *calls) RoundTrip(request *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	if c.answers == nil {
-		return c.next.RoundTrip(request)
+	response, err := traceCall(c.side(), request, func(request *http.Request) (*http.Response, error) {
+		if c.answers == nil {
+			return c.next.RoundTrip(request)
+		}
+		return c.answers.roundTrip(c.next, request)
+	})
+	if err == nil && request.Method != http.MethodGet && response.StatusCode < http.StatusMultipleChoices {
+		if h := handlingOf(request.Context()); h != nil {
+			h.did(request, c.answers != nil)
+		}
 	}
-	return c.answers.roundTrip(c.next, request)
+	return response, err
+}
+
+func (c *calls) side() string {
+	if c.answers == nil {
+		return "super"
+	}
+	return "tenant"
 }
 
 // answers follows the calls of one tenant's apiserver. One that takes calls and does not answer

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -47,7 +48,9 @@ type Options struct {
 	// Leads returns an error while another replica may lead: then nothing is written.
 	// Nil means that there is no other.
 	Leads func() error
-	Log   logr.Logger
+	// Tracer of what is handled; nil for none.
+	Tracer trace.Tracer
+	Log    logr.Logger
 }
 
 // Workers are how many keys are handled at a time. Zero fields mean the defaults.
@@ -73,6 +76,7 @@ type Engine struct {
 	probe   time.Duration
 	onState func(tenancy.Tenant)
 	leads   func() error
+	tracer  trace.Tracer
 	log     logr.Logger
 
 	// down and up hold the keys of all links.
@@ -91,7 +95,7 @@ func New(ctx context.Context, options Options) (*Engine, error) {
 	e := &Engine{
 		scheme: options.Scheme, config: rest.CopyConfig(options.Config), http: options.HTTPClient,
 		cache: options.Cache, live: options.Live, kinds: map[string]Kind{}, onState: options.OnState, log: options.Log,
-		links: map[types.UID]*Link{}, probe: options.ProbeInterval, leads: options.Leads,
+		links: map[types.UID]*Link{}, probe: options.ProbeInterval, leads: options.Leads, tracer: options.Tracer,
 	}
 	if e.leads == nil {
 		e.leads = func() error { return nil }

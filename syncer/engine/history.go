@@ -20,6 +20,10 @@ const (
 type handling struct {
 	started  time.Time
 	findings []string
+	// created is when the super pod was made, bound and up whether the tenant was told
+	// of its node or anything else.
+	created   time.Time
+	bound, up bool
 }
 
 type handlingKey struct{}

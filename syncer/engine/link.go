@@ -62,6 +62,8 @@ type Link struct {
 	// probeNow has the tenant's apiserver asked at once whether it is there.
 	probeNow chan struct{}
 	history  history
+	pods     scheduling
+	metrics  *tenantMetrics
 	mu       sync.Mutex
 	state    State
 	// since when the state is as it is.
@@ -91,6 +93,7 @@ func (e *Engine) newLink(tenant translation.Tenant, config *rest.Config) (*Link,
 		done:     make(chan struct{}),
 		probeNow: make(chan struct{}, 1),
 		since:    time.Now(),
+		metrics:  newTenantMetrics(tenant.String()),
 		state:    State{Reason: ReasonStarting, Message: "the caches of the tenant's cluster are being filled"},
 	}
 	l.tenant.Store(&tenant)
@@ -167,6 +170,7 @@ func (l *Link) answersChanged() {
 	defer l.mu.Unlock()
 	// Asked under the lock, so that the latest news is told last.
 	l.hangs = l.conn.answers.hanging()
+	set(l.metrics.hangs, l.hangs)
 	l.announce()
 	if l.hangs {
 		l.log.Info("calls of the tenant's apiserver hang")
@@ -251,9 +255,7 @@ func (l *Link) run(ctx context.Context) {
 		<-down
 		<-up
 		l.conn.close()
-		tenant := l.Tenant().String()
-		backlog.DeletePartialMatch(map[string]string{"tenant": tenant})
-		tenantState.DeleteLabelValues(tenant)
+		l.metrics.remove()
 	}()
 	filled, err := l.watch(ctx)
 	if err != nil {
@@ -359,9 +361,8 @@ func (l *Link) probe(ctx context.Context) {
 		case <-l.probeNow:
 			failures = max(failures, 1) // a call has hung
 		}
-		tenant := l.Tenant().String()
-		backlog.WithLabelValues(tenant, "down").Set(float64(l.engine.down.Backlog(l)))
-		backlog.WithLabelValues(tenant, "up").Set(float64(l.engine.up.Backlog(l)))
+		l.metrics.waitingDown.Set(float64(l.engine.down.Backlog(l)))
+		l.metrics.waitingUp.Set(float64(l.engine.up.Backlog(l)))
 		err := l.conn.alive(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -376,11 +377,7 @@ func (l *Link) probe(ctx context.Context) {
 			failures = 0
 			l.setState(State{Synced: true, Reason: ReasonSynced, Message: "changes are carried both ways"})
 		}
-		synced := 0.0
-		if l.State().Synced {
-			synced = 1
-		}
-		tenantState.WithLabelValues(tenant).Set(synced)
+		set(l.metrics.synced, l.State().Synced)
 	}
 }
 
@@ -392,7 +389,9 @@ func (l *Link) handle(key Key) (again time.Duration, err error) {
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, reconcileTimeout)
 	defer cancel()
+	kind := l.engine.kinds[key.Resource]
 	ctx, h := withHandling(ctx)
+	ctx, span := l.startSpan(ctx, kind, key)
 	result := "ok"
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -400,9 +399,10 @@ func (l *Link) handle(key Key) (again time.Duration, err error) {
 			again, err, result = 0, fmt.Errorf("handling %s: panic: %v", key, fault), "panic"
 		}
 		reconciles.WithLabelValues(key.Resource, result).Observe(time.Since(h.started).Seconds())
-		l.remember(key, h, result, err)
+		endSpan(span, result, again, err)
+		l.remember(kind, key, h, result, err)
 	}()
-	again, err = l.engine.kinds[key.Resource].reconcile(ctx, l, key)
+	again, err = kind.reconcile(ctx, l, key)
 	switch {
 	case err == nil:
 	case isUnreachable(err):

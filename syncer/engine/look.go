@@ -76,6 +76,11 @@ func (l *Link) Find(ctx context.Context, key Key) (report.Object, error) {
 }
 
 // remember takes a note of a handling that is over.
-func (l *Link) remember(key Key, h *handling, result string, err error) {
+func (l *Link) remember(kind Kind, key Key, h *handling, result string, err error) {
+	l.metrics.count(kind.upward(), err != nil)
+	if key.Resource == resourcePods && (h.up || !h.created.IsZero()) {
+		place, _ := l.queueOf(kind).Look(l, key)
+		l.pods.measure(key, h, place.Waited)
+	}
 	l.history.add(key, handled{at: time.Now(), took: time.Since(h.started), result: result, findings: h.findings}, err)
 }

@@ -5,8 +5,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// Metrics of the engine. Labels are kinds, directions, results and, for gauges that
-// go when the tenant goes, the tenant: never anything that a tenant can make many of.
+// Metrics of the engine. Labels are kinds, directions and results, never anything that a
+// tenant can make many of; those of single tenants are in tenantmetrics.go.
 var (
 	reconciles = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "bulkhead_syncer_reconcile_seconds",
@@ -24,21 +24,11 @@ var (
 		Help: "Times a tenant's object was refused, or went down without something it asked for.",
 	}, []string{"kind", "outcome"})
 
-	backlog = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "bulkhead_syncer_backlog",
-		Help: "Keys that wait, by tenant and direction.",
-	}, []string{"tenant", "direction"})
-
 	waits = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "bulkhead_syncer_wait_seconds",
 		Help:    "Time that keys waited for a worker, by direction, without what they were delayed on purpose.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
 	}, []string{"direction"})
-
-	tenantState = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "bulkhead_syncer_tenant_synced",
-		Help: "1 while the tenant's caches are filled and its apiserver answers, else 0.",
-	}, []string{"tenant"})
 )
 
 // countWrite counts a write that is about to be made.
@@ -49,5 +39,5 @@ func (l *Link) countWrite(kind, side, verb string) {
 }
 
 func init() {
-	metrics.Registry.MustRegister(reconciles, writes, findings, backlog, waits, tenantState)
+	metrics.Registry.MustRegister(reconciles, writes, findings, waits, phases, backlog, tenantState, tenantHangs, tenantHandled, tenantFailed)
 }
