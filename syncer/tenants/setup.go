@@ -2,6 +2,7 @@ package tenants
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,9 @@ import (
 // workers is how many virtual clusters are looked at at a time; starting a link
 // does not wait for its apiserver.
 const workers = 4
+
+// reconcileTimeout bounds the look at one virtual cluster.
+const reconcileTimeout = time.Minute
 
 // stateBuffer holds changes of state until they are handled. If more tenants than
 // that change at once, their condition follows at the next event.
@@ -58,7 +62,7 @@ func (r *Reconciler) Setup(manager ctrl.Manager, credentials cache.Cache) error 
 		Watches(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.ofObject), builderOnDelete(ours)).
 		WatchesRawSource(source.Kind(credentials, &corev1.Secret{}, handler.TypedEnqueueRequestsFromMapFunc(r.ofSecret))).
 		WatchesRawSource(source.Channel(r.changed, &handler.EnqueueRequestForObject{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, ReconciliationTimeout: reconcileTimeout}).
 		Complete(r)
 }
 
