@@ -56,8 +56,8 @@ type Down[T Object] struct {
 	// SuperIndexes of the super cluster's cache of this kind.
 	SuperIndexes map[string]client.IndexerFunc
 	// SuperChanged is called when a super object of the tenant has changed or gone,
-	// in order to add other keys than its own.
-	SuperChanged func(l *Link, super T, gone bool)
+	// in order to add other keys than its own. before is nil unless it has changed.
+	SuperChanged func(l *Link, before, super T, gone bool)
 	// Lifecycle comes before the generic steps and may do all instead of them.
 	Lifecycle func(ctx context.Context, s *Sync[T]) (Verdict, error)
 	// Prepare comes before a super object is created, and makes what it needs there.
@@ -113,14 +113,14 @@ func (d *Down[T]) watchSuper(ctx context.Context, e *Engine) error {
 		return err
 	}
 	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(event any) { d.superEvent(e, event, false) },
-		UpdateFunc: func(_, event any) { d.superEvent(e, event, false) },
-		DeleteFunc: func(event any) { d.superEvent(e, event, true) },
+		AddFunc:    func(event any) { d.superEvent(e, nil, event, false) },
+		UpdateFunc: func(old, event any) { d.superEvent(e, old, event, false) },
+		DeleteFunc: func(event any) { d.superEvent(e, nil, event, true) },
 	})
 	return err
 }
 
-func (d *Down[T]) superEvent(e *Engine, event any, gone bool) {
+func (d *Down[T]) superEvent(e *Engine, old, event any, gone bool) {
 	super, ok := objectOf[T](event)
 	if !ok {
 		return
@@ -133,7 +133,8 @@ func (d *Down[T]) superEvent(e *Engine, event any, gone bool) {
 		link.Enqueue(key)
 	}
 	if d.SuperChanged != nil {
-		d.SuperChanged(link, super, gone)
+		before, _ := objectOf[T](old)
+		d.SuperChanged(link, before, super, gone)
 	}
 }
 
@@ -256,6 +257,11 @@ func (d *Down[T]) step(ctx context.Context, s *Sync[T]) (time.Duration, error) {
 	case !present(s.Super):
 		if created, err := s.CreateSuper(ctx); !created || err != nil {
 			return refusedAgain, err
+		}
+		if s.early {
+			// What is carried on of it now would be news to the next handling, which may
+			// see an older one: the cache has yet to show it, which is an event.
+			return 0, nil
 		}
 	default:
 		if err := s.UpdateSuper(ctx); err != nil {

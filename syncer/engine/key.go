@@ -38,11 +38,12 @@ func newObject[T Object]() T {
 	return reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T)
 }
 
-// Get reads an object, and returns nil if there is none.
+// Get reads an object, and returns nil if there is none. What a cache returns is the
+// cache's but for the outermost struct: whoever changes what it refers to copies it first.
 func Get[T Object](ctx context.Context, from client.Reader, namespace, name string) (T, error) {
 	var none T
 	object := newObject[T]()
-	err := from.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object)
+	err := from.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return none, nil
@@ -83,7 +84,7 @@ func Wait(format string, args ...any) error { return &WaitError{For: fmt.Sprintf
 // the same time, and no reason for a log line above debugging.
 func isExpected(err error) bool {
 	var wait *WaitError
-	return errors.As(err, &wait) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled)
+	return errors.As(err, &wait) || apierrors.IsConflict(err) || terminating(err) || errors.Is(err, context.Canceled)
 }
 
 // isUnreachable tells whether a call failed before an apiserver could answer.

@@ -15,10 +15,13 @@ import (
 type Sync[T Object] struct {
 	*Link
 	Key Key
-	// Tenant and Super are nil where there is no such object. They are this
-	// handling's own, but what has changed is found by comparing with them.
+	// Tenant and Super are nil where there is no such object. They are not to be
+	// changed: what they refer to is the caches', and what has changed is found by
+	// comparing with them.
 	Tenant, Super T
 	kind          *Down[T]
+	// early: Super is not from the cache, which has not shown it yet.
+	early bool
 }
 
 // ours tells whether the super object is marked as one that stands for a tenant's

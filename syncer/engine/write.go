@@ -33,7 +33,7 @@ func foreignError(err error) *tenancy.ForeignError {
 }
 
 // create makes a super object. Where one of that name exists that the cache did not
-// show, it is read, and returned if it is this key's.
+// show, it is read, and returned if it is this key's; s.early says so then.
 func (s *Sync[T]) create(ctx context.Context, desired T) (T, error) {
 	var none T
 	s.countWrite(s.kind.Name, "super", "create")
@@ -55,6 +55,7 @@ func (s *Sync[T]) create(ctx context.Context, desired T) (T, error) {
 		if origin, _ := tenancy.OriginOf(live); origin.UID != s.Tenant.GetUID() {
 			return none, Wait("%s of the same name to go", s.Key)
 		}
+		s.early = true
 		return live, nil
 	}
 	s.refusedBySuper(ctx, err)
@@ -75,7 +76,7 @@ func (s *Sync[T]) patchSuper(ctx context.Context, changed T) error {
 // refusedBySuper tells the tenant that the super cluster does not take its object,
 // in the tenant's own words.
 func (s *Sync[T]) refusedBySuper(ctx context.Context, err error) {
-	if !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err) {
+	if !RefusesObject(err) {
 		return
 	}
 	message := translation.NewMessage(s.Link.Tenant(), s.Key.Namespace, "", "")

@@ -34,7 +34,7 @@ func namespaces(networks tenantnetwork.Networks) engine.Kind {
 			}
 			return 0, ensureFence(ctx, s.Link, networks, s.Tenant)
 		},
-		SuperChanged: func(l *engine.Link, super *corev1.Namespace, gone bool) {
+		SuperChanged: func(l *engine.Link, _, super *corev1.Namespace, gone bool) {
 			origin, ok := tenancy.OriginOf(super)
 			switch {
 			case !ok:

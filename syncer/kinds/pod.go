@@ -49,9 +49,11 @@ func pods(networks tenantnetwork.Networks) engine.Kind {
 				return []string{o.GetLabels()[tenancy.LabelTenant] + "/" + o.(*corev1.Pod).Spec.NodeName}
 			},
 		},
-		SuperChanged: func(l *engine.Link, super *corev1.Pod, _ bool) {
+		SuperChanged: func(l *engine.Link, before, super *corev1.Pod, _ bool) {
 			enqueueEndpointsOf(l, super)
-			if super.Spec.NodeName != "" {
+			// Whether a tenant has pods on a node is found by listing them: not at each
+			// change of each of them.
+			if super.Spec.NodeName != "" && (before == nil || before.Spec.NodeName == "") {
 				l.Enqueue(engine.Key{Resource: "nodes", Name: super.Spec.NodeName})
 			}
 		},

@@ -58,8 +58,7 @@ func podLifecycle(ctx context.Context, s *podSync) (engine.Verdict, error) {
 		}
 		return engine.Handled, deleteTenantPod(ctx, s, graceOf(super))
 	case tenant.Spec.NodeName != "" && tenant.Spec.NodeName != super.Spec.NodeName:
-		s.Warn(ctx, tenant, engine.ReasonRefused, "spec.nodeName: pods are placed by the scheduler only")
-		return engine.Handled, deleteSuperPod(ctx, s, orphanGrace)
+		return engine.Handled, endMisplaced(ctx, s)
 	}
 	return engine.Continue, nil
 }
@@ -133,6 +132,21 @@ func bind(ctx context.Context, s *podSync) error {
 		return fmt.Errorf("binding %s to node %s: %w", s.Key, node, err)
 	}
 	return nil // the pod's new state comes as an event, and its status follows
+}
+
+// endMisplaced deletes the super pod of a tenant's pod that somebody has put on another
+// node, after asking the super cluster itself: the cache may show the pod as it was before it
+// was bound, and the tenant's pod as it is since.
+func endMisplaced(ctx context.Context, s *podSync) error {
+	live, err := engine.Get[*corev1.Pod](ctx, s.SuperClient(), s.Super.Namespace, s.Super.Name)
+	if err != nil {
+		return err
+	}
+	if live == nil || live.UID != s.Super.UID || live.Spec.NodeName == s.Tenant.Spec.NodeName {
+		return engine.Wait("the cache to show where %s is", s.Key)
+	}
+	s.Warn(ctx, s.Tenant, engine.ReasonRefused, "spec.nodeName: pods are placed by the scheduler only")
+	return deleteSuperPod(ctx, s, orphanGrace)
 }
 
 // deleteSuperPod deletes the super pod with a grace period, or shortens the one it has.
