@@ -45,7 +45,7 @@ func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
 		}
 		condition.Message = message.Clean(condition.Message)
 		condition.ObservedGeneration = observed(super.Generation, condition.ObservedGeneration, tenant.Generation, 0)
-		out.Conditions = append(out.Conditions, condition)
+		out.Conditions = append(out.Conditions, boundBefore(tenant, condition))
 	}
 	for _, condition := range tenant.Status.Conditions {
 		if gated(tenant, condition.Type) || (ofTenant(condition.Type) && !hasCondition(out.Conditions, condition.Type)) {
@@ -53,6 +53,18 @@ func upPodStatus(message translation.Message, super, tenant *corev1.Pod) {
 		}
 	}
 	tenant.Status = out
+}
+
+// boundBefore returns the tenant's condition that a pod is scheduled where it says the same:
+// its own apiserver has written it with the binding, a moment later than the super
+// cluster's, and that moment is not worth a write for each pod.
+func boundBefore(tenant *corev1.Pod, super corev1.PodCondition) corev1.PodCondition {
+	for _, own := range tenant.Status.Conditions {
+		if own.Type == corev1.PodScheduled && super.Type == own.Type && own.Status == super.Status && own.Reason == super.Reason && own.Message == super.Message {
+			return own
+		}
+	}
+	return super
 }
 
 // observed translates a generation: the super pod counts its own changes.
