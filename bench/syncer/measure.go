@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -35,6 +37,7 @@ func measure(ctx context.Context, w *world, s size, program string, r *result) e
 		{"patrol", measurePatrol},
 		{"restart", measureRestart},
 		{"fairness", measureFairness},
+		{"all pods at once, with a scheduler that is not limited", measureSaturated},
 	} {
 		fmt.Printf("%s  %s\n", time.Now().Format(time.TimeOnly), part.name)
 		if err := part.run(ctx, w, o, s, r); err != nil {
@@ -108,18 +111,12 @@ func throughput(lives []*life) float64 {
 	return float64(len(lives)) / last.Sub(first).Seconds()
 }
 
+// measureBaseline has all pods created in the super cluster at once.
 func measureBaseline(ctx context.Context, w *world, o *observer, s size, r *result) error {
-	records := o.begin()
-	taken, err := w.accounted(func() error { return burst(ctx, records, w.baseline, "burst", s.pods/s.tenants) })
-	if err != nil {
-		return err
-	}
-	lives := records.list()
-	r.Throughput.Baseline, r.Latency.Baseline = rounded(throughput(lives)), quantilesOf(latencies(lives))
-	r.CPU.Baseline = taken
-	return w.clearAll(ctx, o)
+	return measureBurst(ctx, w, o, s, w.baseline, &r.contest, "baseline")
 }
 
+// measureTenants has them created through tenants, and looks at what the syncer does meanwhile.
 func measureTenants(ctx context.Context, w *world, o *observer, s size, r *result) error {
 	idle, err := w.accounted(func() error { return pause(ctx, idleFor) })
 	if err != nil {
@@ -130,29 +127,69 @@ func measureTenants(ctx context.Context, w *world, o *observer, s size, r *resul
 	if err != nil {
 		return err
 	}
-	records := o.begin()
-	taken, err := w.accounted(func() error { return burst(ctx, records, w.through(), "burst", s.pods/s.tenants) })
-	if err != nil {
+	if err := measureBurst(ctx, w, o, s, w.through(), &r.contest, "tenant"); err != nil {
 		return err
 	}
 	after, err := w.metrics.read(ctx)
 	if err != nil {
 		return err
 	}
-	lives := records.list()
-	r.Throughput.Tenant, r.Latency.Tenant = rounded(throughput(lives)), quantilesOf(latencies(lives))
-	r.Ratio = rounded(r.Throughput.Tenant / r.Throughput.Baseline)
-	r.CPU.Tenant = taken
-	r.Syncer.CPU = taken["syncer"]
-	r.Syncer.CPUPer10000 = rounded(taken["syncer"] / float64(len(lives)) * 10000)
 	used, err := usageOf(w.syncer.pid())
 	if err != nil {
 		return err
 	}
+	lives := o.record().list()
+	r.Syncer.CPU = r.CPU["tenant"]["syncer"]
+	r.Syncer.CPUPer10000 = rounded(r.Syncer.CPU / float64(len(lives)) * 10000)
 	r.Syncer.RSS, r.Syncer.Anonymous = megabytes(used.Peak), megabytes(used.Anonymous)
 	r.Phases = phasesOf(lives, before, after)
-	r.Writes = writesBetween(before, after, len(lives))
+	r.Writes = perPod(before, after, "bulkhead_syncer_writes_total", len(lives))
+	r.Handlings = perPod(before, after, "bulkhead_syncer_reconcile_seconds_count", len(lives))
 	return nil
+}
+
+// measureSaturated does both with a scheduler at no limit: then what counts is what all
+// programs together take of the machine.
+func measureSaturated(ctx context.Context, w *world, o *observer, s size, r *result) error {
+	if err := w.clearAll(ctx, o); err != nil {
+		return err
+	}
+	w.scheduler.kill()
+	if err := w.startScheduler(unlimitedQPS); err != nil {
+		return err
+	}
+	// It begins with its caches.
+	if err := burst(ctx, o.begin(), w.through(), "warm", 2); err != nil {
+		return err
+	}
+	if err := measureBurst(ctx, w, o, s, w.baseline, &r.Saturated, "baseline"); err != nil {
+		return err
+	}
+	return measureBurst(ctx, w, o, s, w.through(), &r.Saturated, "tenant")
+}
+
+// unlimitedQPS is more than any scheduler does.
+const unlimitedQPS = 10000
+
+// measureBurst creates all pods at once and notes how that went.
+func measureBurst(ctx context.Context, w *world, o *observer, s size, sites []site, into *contest, way string) error {
+	records := o.begin()
+	taken, err := w.accounted(func() error { return burst(ctx, records, sites, "burst", s.pods/s.tenants) })
+	if err != nil {
+		return err
+	}
+	lives := records.list()
+	if into.CPU == nil {
+		into.CPU = map[string]map[string]float64{}
+	}
+	into.CPU[way] = taken
+	if way == "tenant" {
+		into.Throughput.Tenant, into.Latency.Tenant = rounded(throughput(lives)), quantilesOf(latencies(lives))
+		into.Ratio = rounded(into.Throughput.Tenant / into.Throughput.Baseline)
+		return nil
+	}
+	into.Throughput.Baseline, into.Latency.Baseline = rounded(throughput(lives)), quantilesOf(latencies(lives))
+	return w.clearAll(ctx, o)
 }
 
 // idleFor is how long the processes are watched while nothing is to be done.
@@ -167,16 +204,32 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// nameOf says what a process is: its program, and of control planes whose.
+func (w *world) nameOf(pid int, words []string) string {
+	name := filepath.Base(words[0])
+	switch {
+	case pid == os.Getpid():
+		return "bench"
+	case w.syncer != nil && pid == w.syncer.pid():
+		return "syncer"
+	case name != "hyperkube" || len(words) < 2:
+		return name
+	case strings.Contains(strings.Join(words, " "), w.super.Dir) || words[1] == "kube-scheduler":
+		return "super " + words[1]
+	}
+	return "tenants' " + words[1]
+}
+
 // accounted returns the seconds of processor time that each program took meanwhile.
 func (w *world) accounted(run func() error) (map[string]float64, error) {
-	before, err := usageByProgram()
+	before, err := usageByProgram(w.nameOf)
 	if err != nil {
 		return nil, err
 	}
 	if err := run(); err != nil {
 		return nil, err
 	}
-	after, err := usageByProgram()
+	after, err := usageByProgram(w.nameOf)
 	if err != nil {
 		return nil, err
 	}
@@ -209,20 +262,64 @@ func phasesOf(lives []*life, before, after samples) phases {
 	return p
 }
 
-// writesBetween are the syncer's writes for each pod, by kind, side and verb.
-func writesBetween(before, after samples, pods int) map[string]float64 {
-	const name = "bulkhead_syncer_writes_total"
-	writes := map[string]float64{}
+// perPod is how much counters have grown in between for each pod, by their labels.
+func perPod(before, after samples, name string, pods int) map[string]float64 {
+	out := map[string]float64{}
 	for key, value := range after {
 		if labels, is := strings.CutPrefix(key, name); is && value > before[key] {
-			writes[labels] = rounded((value - before[key]) / float64(pods))
+			out[labels] = rounded((value - before[key]) / float64(pods))
 		}
 	}
-	return writes
+	return out
 }
 
-// measurePatrol has all that is there compared at once, by a syncer that was started for that.
-func measurePatrol(ctx context.Context, w *world, o *observer, s size, r *result) error { return nil }
+const (
+	patrolInterval = 5 * time.Second
+	// patrolRounds of every tenant are looked at.
+	patrolRounds = 3
+)
+
+// measurePatrol has all that is there compared again and again, by a syncer that was
+// started for that and may do so as fast as it can.
+func measurePatrol(ctx context.Context, w *world, o *observer, s size, r *result) error {
+	w.syncer.kill()
+	if err := w.startSyncer("--leader-elect=false", "--patrol-interval="+patrolInterval.String(), "--patrol-rate=1000000"); err != nil {
+		return err
+	}
+	if err := burst(ctx, o.begin(), w.through(), "patrolled", 1); err != nil {
+		return err
+	}
+	const rounds, compared, seconds = "bulkhead_syncer_patrol_rounds_total", "bulkhead_syncer_patrol_compared_total", "bulkhead_syncer_patrol_round_seconds"
+	look := func(least float64) (after samples, err error) {
+		err = await(ctx, "the patrol's rounds", 200*time.Millisecond, podLimit, func(ctx context.Context) error {
+			if after, err = w.metrics.read(ctx); err == nil && after.sum(rounds, `"complete"`) < least {
+				err = fmt.Errorf("there were %.0f of %.0f", after.sum(rounds, `"complete"`), least)
+			}
+			return err
+		})
+		return after, err
+	}
+	before, err := look(float64(s.tenants))
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	var after samples
+	taken, err := w.accounted(func() error {
+		after, err = look(before.sum(rounds, `"complete"`) + float64(patrolRounds*s.tenants))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	objects := after.sum(compared) - before.sum(compared)
+	idle := r.Syncer.IdleCPU * time.Since(begin).Seconds()
+	r.Patrol = patrolled{
+		Objects: rounded(objects / patrolRounds), Round: rounded(1000 * after.meanSince(before, seconds)),
+		PerObject: rounded((taken["syncer"] - idle) * 1e6 / objects), Repairs: after.sum("bulkhead_syncer_patrol_repairs_total"),
+	}
+	return nil
+}
 
 // measureRestart ends the syncer with all in place and starts it again.
 func measureRestart(ctx context.Context, w *world, o *observer, s size, r *result) error {

@@ -131,8 +131,8 @@ func statOf(pid int) ([]string, error) {
 }
 
 // usageByProgram adds up what the bench itself and the processes that it runs have
-// taken, by program: hyperkube's are told apart by the one that they are.
-func usageByProgram() (map[string]usage, error) {
+// taken, by what name says of a command line; "" leaves one out.
+func usageByProgram(name func(pid int, words []string) string) (map[string]usage, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("listing processes: %w", err)
@@ -151,25 +151,19 @@ func usageByProgram() (map[string]usage, error) {
 		if err != nil {
 			continue
 		}
-		words := strings.Split(string(line), "\x00")
-		name := filepath.Base(words[0])
-		if name == "hyperkube" && len(words) > 1 {
-			name = words[1]
-		}
-		if pid == self {
-			name = "bench"
-		}
 		u, err := usageOf(pid)
 		if err != nil {
 			continue
 		}
-		sum := sums[name]
+		at := name(pid, strings.Split(string(line), "\x00"))
+		sum := sums[at]
 		sum.CPU += u.CPU
 		sum.RSS += u.RSS
 		sum.Peak += u.Peak
 		sum.Anonymous += u.Anonymous
-		sums[name] = sum
+		sums[at] = sum
 	}
+	delete(sums, "")
 	return sums, nil
 }
 

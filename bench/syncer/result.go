@@ -21,13 +21,10 @@ type result struct {
 	// Scheduler is kube-scheduler's limit of requests a second.
 	SchedulerQPS int `json:"scheduler_qps"`
 
-	Ratio      float64 `json:"throughput_ratio"`
-	Throughput struct {
-		Baseline float64 `json:"baseline"`
-		Tenant   float64 `json:"tenant"`
-	} `json:"throughput_per_s"`
-	Latency pair `json:"latency_ms"`
-	Added   struct {
+	contest
+	// Saturated is the same with a scheduler at no limit.
+	Saturated contest `json:"saturated"`
+	Added     struct {
 		P50 float64 `json:"p50"`
 		P99 float64 `json:"p99"`
 	} `json:"light_load_added_ms"`
@@ -41,14 +38,32 @@ type result struct {
 		IdleCPU     float64 `json:"idle_cpu_s_per_s"`
 	} `json:"syncer"`
 	Writes     map[string]float64 `json:"syncer_writes_per_pod"`
+	Handlings  map[string]float64 `json:"syncer_handlings_per_pod"`
+	Patrol     patrolled          `json:"patrol"`
 	Restart    float64            `json:"restart_s"`
 	RestartCPU float64            `json:"restart_cpu_s"`
 	Fairness   fairness           `json:"fairness_ms"`
-	// CPU is processor time by program, of all its processes.
-	CPU struct {
-		Baseline map[string]float64 `json:"baseline"`
-		Tenant   map[string]float64 `json:"tenant"`
-	} `json:"cpu_s_by_program"`
+}
+
+// contest is the same load both ways.
+type contest struct {
+	Ratio      float64 `json:"throughput_ratio"`
+	Throughput struct {
+		Baseline float64 `json:"baseline"`
+		Tenant   float64 `json:"tenant"`
+	} `json:"throughput_per_s"`
+	Latency pair `json:"latency_ms"`
+	// CPU is processor time in seconds by way and program, of all its processes.
+	CPU map[string]map[string]float64 `json:"cpu_s_by_program"`
+}
+
+// patrolled is what comparing everything takes: objects in a round of all tenants,
+// milliseconds for a round of one tenant, processor time for an object in microseconds.
+type patrolled struct {
+	Objects   float64 `json:"objects"`
+	Round     float64 `json:"round_ms"`
+	PerObject float64 `json:"cpu_us_per_object"`
+	Repairs   float64 `json:"repairs"`
 }
 
 // pair is a distribution of the same through both ways.
@@ -130,33 +145,43 @@ func (r *result) print(to io.Writer) {
 	line("\n%d cores (%s), %.0f GB, Linux %s, load average %s at the start", r.Machine.Cores, r.Machine.CPU, r.Machine.Memory, r.Machine.Kernel, r.Machine.Load)
 	line("%d tenants, an etcd and a kube-apiserver each, real; %d pods; %d nodes that KWOK plays; kube-scheduler at %d requests/s\n", r.Tenants, r.Pods, r.Nodes, r.SchedulerQPS)
 	line("%-44s %12s %12s", "", "baseline", "tenants")
-	line("%-44s %10.1f/s %10.1f/s   ratio %.3f", "pods Ready", r.Throughput.Baseline, r.Throughput.Tenant, r.Ratio)
-	for _, row := range []struct {
-		name             string
-		baseline, tenant float64
-	}{
-		{"latency, all at once, p50", r.Latency.Baseline.P50, r.Latency.Tenant.P50},
-		{"latency, all at once, p95", r.Latency.Baseline.P95, r.Latency.Tenant.P95},
-		{"latency, all at once, p99", r.Latency.Baseline.P99, r.Latency.Tenant.P99},
-		{"latency, one at a time, p50", r.Light.Baseline.P50, r.Light.Tenant.P50},
-		{"latency, one at a time, p99", r.Light.Baseline.P99, r.Light.Tenant.P99},
-	} {
-		line("%-44s %9.0f ms %9.0f ms   %+.0f ms, x %.2f", row.name, row.baseline, row.tenant, row.tenant-row.baseline, row.tenant/row.baseline)
+	for _, one := range []struct {
+		name string
+		contest
+	}{{"all at once", r.contest}, {"scheduler unlimited", r.Saturated}} {
+		line("%-44s %10.1f/s %10.1f/s   x %.3f", one.name+", pods Ready", one.Throughput.Baseline, one.Throughput.Tenant, one.Ratio)
+		printPair(line, one.name, one.Latency)
 	}
+	printPair(line, "one at a time", r.Light)
 	p := r.Phases
 	line("\nmeans by phase: post %.0f ms, down %.0f ms, super scheduler %.0f ms, node %.0f ms, up %.0f ms", p.Post, p.Down, p.Sched, p.Run, p.Up)
 	line("for each key: %.1f ms in the syncer's queue, %.1f ms handled", p.Wait, p.Handling)
 	line("syncer: at most %.0f MB resident (%.0f MB without files), %.1f CPU-s (%.1f per 10,000 pods), idle %.3f CPU-s/s", r.Syncer.RSS, r.Syncer.Anonymous, r.Syncer.CPU, r.Syncer.CPUPer10000, r.Syncer.IdleCPU)
-	for _, name := range slices.Sorted(maps.Keys(r.Writes)) {
-		line("  writes per pod %-60s %.2f", name, r.Writes[name])
+	for _, of := range []struct {
+		name string
+		from map[string]float64
+	}{{"writes", r.Writes}, {"handlings", r.Handlings}} {
+		for _, labels := range slices.Sorted(maps.Keys(of.from)) {
+			line("  %s per pod %-60s %.2f", of.name, labels, of.from[labels])
+		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.CPU.Tenant)) {
-		line("  CPU-s %-30s %8.1f baseline %8.1f tenants", name, r.CPU.Baseline[name], r.CPU.Tenant[name])
+	for _, name := range slices.Sorted(maps.Keys(r.CPU["tenant"])) {
+		line("  CPU-s of %-33s %8.1f     %8.1f     scheduler unlimited %8.1f %8.1f", name, r.CPU["baseline"][name], r.CPU["tenant"][name], r.Saturated.CPU["baseline"][name], r.Saturated.CPU["tenant"][name])
 	}
+	line("patrol: %.0f objects in a round of all tenants, %.0f ms for one tenant's, %.0f CPU-µs each, %.0f repairs", r.Patrol.Objects, r.Patrol.Round, r.Patrol.PerObject, r.Patrol.Repairs)
 	line("restart: %.2f s until a new pod of every tenant is Ready, %.1f CPU-s", r.Restart, r.RestartCPU)
 	f := r.Fairness
 	line("fairness: %d regular tenants p99 %.0f ms alone, %.0f ms beside %d greedy (x %.2f); p50 %.0f and %.0f ms; greedy p50 %.0f ms, %d of their pods left",
 		f.Regular, f.AloneP99, f.BesideP99, f.Greedy, f.BesideP99/f.AloneP99, f.AloneP50, f.BesideP50, f.GreedyP50, f.Left)
+}
+
+func printPair(line func(string, ...any), name string, both pair) {
+	for _, row := range []struct {
+		name             string
+		baseline, tenant float64
+	}{{"p50", both.Baseline.P50, both.Tenant.P50}, {"p95", both.Baseline.P95, both.Tenant.P95}, {"p99", both.Baseline.P99, both.Tenant.P99}} {
+		line("%-44s %9.0f ms %9.0f ms   %+.0f ms, x %.2f", name+", latency "+row.name, row.baseline, row.tenant, row.tenant-row.baseline, row.tenant/row.baseline)
+	}
 }
 
 func (r *result) write(out string) error {
