@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
@@ -70,7 +69,7 @@ func patchSubresource(ctx context.Context, s *podSync, name string, changed *cor
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+	case engine.RefusesObject(err):
 		message := translation.NewMessage(s.Link.Tenant(), s.Key.Namespace, s.Super.UID, s.Tenant.UID)
 		s.Warn(ctx, s.Tenant, engine.ReasonNotAccepted, fmt.Sprintf("the platform does not accept the %s now: %s", name, message.Clean(err.Error())))
 	}
