@@ -17,6 +17,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
@@ -53,7 +54,7 @@ type replica struct {
 // startReplica starts one with a user of its own, by which its writes are told apart.
 func startReplica(t *testing.T, name string) *replica {
 	t.Helper()
-	r := &replica{t: t, user: "bulkhead-test:" + name, log: filepath.Join(t.TempDir(), "log"), done: make(chan struct{})}
+	r := &replica{t: t, user: "bulkhead-test:" + name + "-" + rand.String(5), log: filepath.Join(t.TempDir(), "log"), done: make(chan struct{})}
 	config, err := super.Grant(t.Context(), r.user, append(rbac.SuperRules(), rbac.PlatformNamespaceRules()...))
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "kubeconfig")

@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/bulkhead-dev/bulkhead/internal/testenv"
 	"github.com/bulkhead-dev/bulkhead/syncer/report"
@@ -83,6 +84,7 @@ func get(ctx context.Context, address, token, page string) (int, string, error) 
 // newToken makes a ServiceAccount that may get pages, and returns a token of it.
 func newToken(t *testing.T, account string, pages ...string) string {
 	t.Helper()
+	account += "-" + rand.String(5)
 	object := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: account}}
 	must(t, super.Client.Create(t.Context(), object))
 	request := &authenticationv1.TokenRequest{}

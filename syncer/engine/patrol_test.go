@@ -114,7 +114,7 @@ func must(t *testing.T, err error) {
 func eventually(t *testing.T, what string, condition func(context.Context) error) {
 	t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 45*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 3*time.Minute, true, func(ctx context.Context) (bool, error) {
 		last = condition(ctx)
 		return last == nil, nil
 	})
@@ -232,6 +232,7 @@ func TestPatrol(t *testing.T) {
 	super, tenant := clusters[0], clusters[1]
 	t.Run("Unfilled", func(t *testing.T) { testUnfilled(t, super, tenant) })
 	t.Run("Repairs", func(t *testing.T) { testRepairs(t, super, tenant) })
+	t.Run("Hanging", func(t *testing.T) { testHanging(t, super, tenant) })
 }
 
 // What changes behind the syncer's back is found, by kind and reason, and repaired;
