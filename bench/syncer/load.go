@@ -28,8 +28,8 @@ func newPod(name string) *corev1.Pod {
 	}
 }
 
-// create posts a pod. The channel is closed when it is Ready there.
-func create(ctx context.Context, r *record, sites []site, key podKey) (<-chan struct{}, error) {
+// create posts a pod. The channel has nil once it is Ready there.
+func create(ctx context.Context, r *record, sites []site, key podKey) (<-chan error, error) {
 	at := sites[key.site]
 	done := r.expect(key)
 	if _, err := at.pods.CoreV1().Pods(at.namespace).Create(ctx, newPod(key.name), metav1.CreateOptions{}); err != nil {
@@ -40,12 +40,12 @@ func create(ctx context.Context, r *record, sites []site, key podKey) (<-chan st
 }
 
 // waitReady waits for a pod that was created.
-func waitReady(ctx context.Context, key podKey, done <-chan struct{}) error {
+func waitReady(ctx context.Context, key podKey, done <-chan error) error {
 	limit := time.NewTimer(podLimit)
 	defer limit.Stop()
 	select {
-	case <-done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-limit.C:
@@ -57,7 +57,7 @@ func waitReady(ctx context.Context, key podKey, done <-chan struct{}) error {
 // all are Ready.
 func burst(ctx context.Context, r *record, sites []site, name string, n int) error {
 	return eachSite(len(sites), func(i int) error {
-		waits := make(map[podKey]<-chan struct{}, n)
+		waits := make(map[podKey]<-chan error, n)
 		for j := range n {
 			key := podKey{i, fmt.Sprintf("%s-%d", name, j)}
 			done, err := create(ctx, r, sites, key)

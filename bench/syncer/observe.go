@@ -37,19 +37,19 @@ func (l *life) latency() time.Duration { return l.ready.Sub(l.posted) }
 type record struct {
 	mu    sync.Mutex
 	lives map[podKey]*life
-	// waiters are closed when their pod is Ready.
-	waiters map[podKey]chan struct{}
+	// waiters get nil when their pod is Ready, or an error when it is gone before.
+	waiters map[podKey]chan error
 }
 
 func newRecord() *record {
-	return &record{lives: map[podKey]*life{}, waiters: map[podKey]chan struct{}{}}
+	return &record{lives: map[podKey]*life{}, waiters: map[podKey]chan error{}}
 }
 
-// expect notes that a pod is about to be posted. The channel is closed when it is Ready.
-func (r *record) expect(key podKey) <-chan struct{} {
+// expect notes that a pod is about to be posted. The channel has nil once it is Ready.
+func (r *record) expect(key podKey) <-chan error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	r.lives[key], r.waiters[key] = &life{posted: time.Now()}, done
 	return done
 }
@@ -83,7 +83,19 @@ func (r *record) note(key podKey, pod *corev1.Pod, home, super bool) {
 		first(&l.bound, pod.Spec.NodeName != "")
 		if l.ready.IsZero() && ready(pod) {
 			l.ready = now
-			close(r.waiters[key])
+			r.waiters[key] <- nil
+		}
+	}
+}
+
+// lost notes that a pod is gone where it was created. Nobody deletes pods that the bench waits for.
+func (r *record) lost(key podKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.lives[key]; l != nil && l.ready.IsZero() {
+		select {
+		case r.waiters[key] <- fmt.Errorf("pod %s of site %d was deleted before it was Ready", key.name, key.site):
+		default:
 		}
 	}
 }
@@ -184,8 +196,11 @@ func (w *world) observe(ctx context.Context) (*observer, error) {
 			return
 		}
 		o.count(pod, gone)
-		if !gone {
-			o.record().note(podKey{at.site, pod.Name}, pod, at.home, true)
+		switch key := (podKey{at.site, pod.Name}); {
+		case !gone:
+			o.record().note(key, pod, at.home, true)
+		case at.home:
+			o.record().lost(key)
 		}
 	})
 	if err != nil {
@@ -193,7 +208,9 @@ func (w *world) observe(ctx context.Context) (*observer, error) {
 	}
 	for i, t := range w.tenants {
 		if err := follow(ctx, t.pods, namespace, func(pod *corev1.Pod, gone bool) {
-			if !gone {
+			if gone {
+				o.record().lost(podKey{i, pod.Name})
+			} else {
 				o.record().note(podKey{i, pod.Name}, pod, true, false)
 			}
 		}); err != nil {
