@@ -83,7 +83,7 @@ steps:
 // alone there is what its parameters want, as a model says; nobody else's objects are
 // touched; and release leaves nothing.
 func TestRandomLives(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 6))
