@@ -42,7 +42,7 @@ import (
 
 const (
 	nodeName = "node-1"
-	patience = time.Minute
+	patience = 3 * time.Minute
 )
 
 func TestMain(m *testing.M) {

@@ -29,7 +29,7 @@ import (
 )
 
 // patience is how long anything may take on a loaded machine before a test fails.
-const patience = 45 * time.Second
+const patience = 3 * time.Minute
 
 func zapLevel() zapcore.Level {
 	if os.Getenv("SYNCER_TEST_LOG") != "" {

@@ -39,7 +39,7 @@ import (
 const (
 	nodeName = "node-1"
 	// patience bounds every wait for something to come true.
-	patience = time.Minute
+	patience = 3 * time.Minute
 	// serviceCIDR is the same in all tenants.
 	serviceCIDR = "10.96.0.0/16"
 )

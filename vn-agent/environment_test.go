@@ -35,7 +35,7 @@ import (
 const (
 	nodeName = "node-1"
 	// patience bounds every wait for something to come true.
-	patience = time.Minute
+	patience = 3 * time.Minute
 
 	maxStreams, maxRequests = 3, 4
 )

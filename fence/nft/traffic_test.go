@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait for something to come true.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // pod of the lab.
 type pod struct {

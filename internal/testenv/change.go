@@ -12,7 +12,7 @@ import (
 )
 
 // changePatience bounds the attempts of one change.
-const changePatience = time.Minute
+const changePatience = 3 * time.Minute
 
 // Change reads object anew, lets change edit it and writes it, and does so again
 // where a controller has written in between. What a test has in object goes, but for

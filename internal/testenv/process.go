@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -74,7 +75,9 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 		if c.processes["kube-controller-manager"] != nil {
 			last = c.Client.Get(ctx, key, &corev1.ServiceAccount{})
 		} else if last = c.Client.Get(ctx, client.ObjectKey{Name: "default"}, &corev1.Namespace{}); last == nil {
-			last = c.healthy(ctx)
+			if last = c.ready(ctx); last == nil {
+				last = c.allocates(ctx)
+			}
 		}
 		return last == nil, nil
 	})
@@ -84,13 +87,20 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 	return err
 }
 
-// healthy asks what a controller-manager asks when it starts.
-func (c *Cluster) healthy(ctx context.Context) error {
+// allocates tries whether a Service would get an address: an apiserver learns of its
+// ranges some time after it says that it is ready.
+func (c *Cluster) allocates(ctx context.Context) error {
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "testenv"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
+	return c.Client.Create(ctx, service, client.DryRunAll)
+}
+
+// ready asks for all that a controller-manager wants of it when it starts, and more.
+func (c *Cluster) ready(ctx context.Context) error {
 	httpClient, err := rest.HTTPClientFor(c.Config)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Config.Host+"/healthz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Config.Host+"/readyz", nil)
 	if err != nil {
 		return err
 	}
@@ -100,7 +110,7 @@ func (c *Cluster) healthy(ctx context.Context) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the apiserver is not healthy: %s", response.Status)
+		return fmt.Errorf("the apiserver is not ready: %s", response.Status)
 	}
 	return nil
 }

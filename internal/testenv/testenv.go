@@ -28,7 +28,7 @@ import (
 )
 
 // startTimeout bounds the start of one process on a loaded two-core machine.
-const startTimeout = 2 * time.Minute
+const startTimeout = 5 * time.Minute
 
 // Options choose what a Cluster runs.
 type Options struct {

@@ -30,7 +30,7 @@ import (
 var update = flag.Bool("update", false, "write golden files anew")
 
 // patience bounds every wait of these tests.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // shared is the super cluster of most tests; each has a namespace of its own in it.
 var shared *testenv.Cluster

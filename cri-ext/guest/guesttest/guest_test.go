@@ -73,7 +73,10 @@ func grant(t *testing.T, from, to *ruleset.Set) ruleset.Granted {
 // virtio-serial, and sends real traffic along them.
 func TestServicesInAMicroVM(t *testing.T) {
 	for _, engine := range []string{"ipvs", "nftables"} {
-		t.Run(engine, func(t *testing.T) { servicesInAMicroVM(t, engine) })
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			servicesInAMicroVM(t, engine)
+		})
 	}
 }
 
