@@ -3,6 +3,7 @@ package fairqueue
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -13,77 +14,79 @@ import (
 // Many goroutines add while many work: every key is handled after its last Add, and none
 // twice at a time.
 func TestNothingIsLostBetweenGoroutines(t *testing.T) {
-	const tenants, keys, adders, rounds = 5, 20, 4, 200
-	q := New[int, int](Options[int]{TenantWorkers: 3, Retry: Retry{Base: time.Microsecond, Max: time.Millisecond, PerSecond: 1e6, Burst: 1e6}})
-	for tenant := range tenants {
-		q.Set(tenant, Tenant{Weight: tenant + 1})
-	}
-	type at struct{ tenant, key int }
-	var mu sync.Mutex
-	wanted, seen, busy, turns := map[at]int{}, map[at]int{}, map[at]bool{}, map[at]int{}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		q.Run(ctx, 8, func(_ context.Context, tenant, key int) (time.Duration, error) {
-			k := at{tenant, key}
+	synctest.Test(t, func(t *testing.T) {
+		const tenants, keys, adders, rounds = 5, 20, 4, 200
+		q := New[int, int](Options[int]{TenantWorkers: 3, Retry: Retry{Base: time.Microsecond, Max: time.Millisecond, PerSecond: 1e6, Burst: 1e6}})
+		for tenant := range tenants {
+			q.Set(tenant, Tenant{Weight: tenant + 1})
+		}
+		type at struct{ tenant, key int }
+		var mu sync.Mutex
+		wanted, seen, busy, turns := map[at]int{}, map[at]int{}, map[at]bool{}, map[at]int{}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			q.Run(ctx, 8, func(_ context.Context, tenant, key int) (time.Duration, error) {
+				k := at{tenant, key}
+				mu.Lock()
+				defer mu.Unlock()
+				if busy[k] {
+					t.Errorf("key %v is handled twice at a time", k)
+				}
+				busy[k] = true
+				see := wanted[k]
+				mu.Unlock()
+				runtime.Gosched()
+				mu.Lock()
+				busy[k] = false
+				turns[k]++
+				if turns[k]%5 == 1 {
+					return 0, errors.New("once more")
+				}
+				seen[k] = see
+				if turns[k]%5 == 2 {
+					return time.Microsecond, nil
+				}
+				return 0, nil
+			})
+		}()
+		var group sync.WaitGroup
+		for adder := range adders {
+			group.Go(func() {
+				for round := range rounds {
+					k := at{(round + adder) % tenants, (round * 7) % keys}
+					mu.Lock()
+					wanted[k]++
+					mu.Unlock()
+					if round%3 == 0 {
+						q.AddAfter(k.tenant, k.key, time.Microsecond)
+					} else {
+						q.Add(k.tenant, k.key)
+					}
+					q.Stats()
+				}
+			})
+		}
+		group.Wait()
+		complete := func() bool {
 			mu.Lock()
 			defer mu.Unlock()
-			if busy[k] {
-				t.Errorf("key %v is handled twice at a time", k)
-			}
-			busy[k] = true
-			see := wanted[k]
-			mu.Unlock()
-			time.Sleep(time.Microsecond)
-			mu.Lock()
-			busy[k] = false
-			turns[k]++
-			if turns[k]%5 == 1 {
-				return 0, errors.New("once more")
-			}
-			seen[k] = see
-			if turns[k]%5 == 2 {
-				return time.Microsecond, nil
-			}
-			return 0, nil
-		})
-	}()
-	var group sync.WaitGroup
-	for adder := range adders {
-		group.Go(func() {
-			for round := range rounds {
-				k := at{(round + adder) % tenants, (round * 7) % keys}
-				mu.Lock()
-				wanted[k]++
-				mu.Unlock()
-				if round%3 == 0 {
-					q.AddAfter(k.tenant, k.key, time.Microsecond)
-				} else {
-					q.Add(k.tenant, k.key)
+			for k, want := range wanted {
+				if seen[k] != want {
+					return false
 				}
-				q.Stats()
 			}
-		})
-	}
-	group.Wait()
-	complete := func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		for k, want := range wanted {
-			if seen[k] != want {
-				return false
-			}
+			return true
 		}
-		return true
-	}
-	for deadline := time.Now().Add(30 * time.Second); !complete(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("wanted %v, seen %v, %+v", wanted, seen, q.Stats())
+		time.Sleep(time.Minute) // of retries and of what was added for later
+		synctest.Wait()
+		if !complete() {
+			t.Errorf("wanted %v, seen %v, %+v", wanted, seen, q.Stats())
 		}
-	}
-	cancel()
-	<-ended
+		cancel()
+		<-ended
+	})
 }
 
 func TestRetriesBackOffAndForget(t *testing.T) {
