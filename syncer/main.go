@@ -42,6 +42,9 @@ import (
 // leaderLease is the Lease by which replicas elect the one that works.
 const leaderLease = "syncer"
 
+// election is how replicas elect it.
+var election = leader.DefaultTiming
+
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "syncer:", err)
@@ -105,7 +108,7 @@ func newManager(o options) (ctrl.Manager, *leader.Term, error) {
 			ctrl.Log.Info("another replica has taken the lease")
 			os.Exit(1)
 		}
-		if term, err = leader.New(config, o.leaderElectNamespace, leaderLease, lost); err != nil {
+		if term, err = leader.New(config, o.leaderElectNamespace, leaderLease, election, lost); err != nil {
 			return nil, nil, err
 		}
 		lock = term
@@ -121,9 +124,9 @@ func newManager(o options) (ctrl.Manager, *leader.Term, error) {
 		HealthProbeBindAddress:              o.healthAddress,
 		LeaderElection:                      o.leaderElect,
 		LeaderElectionResourceLockInterface: lock,
-		LeaseDuration:                       ptr.To(leader.Duration),
-		RenewDeadline:                       ptr.To(leader.RenewDeadline),
-		RetryPeriod:                         ptr.To(leader.RetryPeriod),
+		LeaseDuration:                       ptr.To(election.Duration),
+		RenewDeadline:                       ptr.To(election.RenewDeadline),
+		RetryPeriod:                         ptr.To(election.RetryPeriod),
 		// All that works ends with the process, so the next one need not wait.
 		LeaderElectionReleaseOnCancel: true,
 	})

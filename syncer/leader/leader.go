@@ -28,24 +28,25 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-const (
+// Timing of the election.
+type Timing struct {
 	// Duration of the lease: how long after its last renewal another may take it.
-	Duration = 8 * time.Second
-	// RenewDeadline is how long a leader goes on that cannot renew its lease. It outlives
-	// what an apiserver under load, or its etcd, may stall; one that is away for longer
-	// has nothing for a leader to do.
-	RenewDeadline = 6 * time.Second
+	Duration time.Duration
+	// RenewDeadline is how long a leader goes on that cannot renew its lease.
+	RenewDeadline time.Duration
 	// RetryPeriod is how often the lease is renewed, and looked at by those that stand
 	// by, at intervals of up to 2.2 times as much.
-	RetryPeriod = 750 * time.Millisecond
+	RetryPeriod time.Duration
+}
 
-	// writeUntil is how long after it asked for the last renewal a leader writes: longer
-	// than the elector goes on by itself, and short enough for a write to arrive
-	// before another leads.
-	writeUntil = (Duration + RenewDeadline) / 2
-	// callTimeout lets one lost call not cost the lease.
-	callTimeout = RenewDeadline / 2
-)
+// DefaultTiming outlives what an apiserver under load, or its etcd, may stall; one that is
+// away for longer has nothing for a leader to do.
+var DefaultTiming = Timing{Duration: 10 * time.Second, RenewDeadline: 8 * time.Second, RetryPeriod: 750 * time.Millisecond}
+
+// writeUntil is how long after it asked for the last renewal a leader writes: longer
+// than the elector goes on by itself, and short enough for a write to arrive before
+// another leads.
+func (t Timing) writeUntil() time.Duration { return (t.Duration + t.RenewDeadline) / 2 }
 
 // namespaceFile holds the namespace of the pod that this is.
 const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
@@ -57,8 +58,9 @@ var ErrNotLeading = errors.New("this replica does not lead, or has not renewed i
 // learns from what the elector does with it.
 type Term struct {
 	resourcelock.Interface
-	now  func() time.Time
-	lost func()
+	timing Timing
+	now    func() time.Time
+	lost   func()
 
 	mu sync.Mutex
 	// renewed is when the last renewal that went well was asked for; zero if this replica
@@ -71,7 +73,7 @@ type Term struct {
 // New makes a Term with a Lease of that name; an empty namespace is the one of the
 // pod that this is. lost is called when another replica has taken the lease from
 // this one; it should end the process.
-func New(config *rest.Config, namespace, name string, lost func()) (*Term, error) {
+func New(config *rest.Config, namespace, name string, timing Timing, lost func()) (*Term, error) {
 	if namespace == "" {
 		content, err := os.ReadFile(namespaceFile)
 		if err != nil {
@@ -83,8 +85,8 @@ func New(config *rest.Config, namespace, name string, lost func()) (*Term, error
 	if err != nil {
 		return nil, fmt.Errorf("naming this replica: %w", err)
 	}
-	config = rest.AddUserAgent(config, "leader-election")
-	config.Timeout = callTimeout
+	config = rest.AddUserAgent(rest.CopyConfig(config), "leader-election")
+	config.Timeout = timing.RenewDeadline / 2 // one lost call does not cost the lease
 	// The lease has a connection and a limit of its own: no other call delays it.
 	config.QPS = -1
 	clients, err := kubernetes.NewForConfig(config)
@@ -99,11 +101,11 @@ func New(config *rest.Config, namespace, name string, lost func()) (*Term, error
 	if err != nil {
 		return nil, fmt.Errorf("making the lease: %w", err)
 	}
-	return newTerm(lock, time.Now, lost), nil
+	return newTerm(lock, timing, time.Now, lost), nil
 }
 
-func newTerm(lock resourcelock.Interface, now func() time.Time, lost func()) *Term {
-	return &Term{Interface: lock, now: now, lost: lost}
+func newTerm(lock resourcelock.Interface, timing Timing, now func() time.Time, lost func()) *Term {
+	return &Term{Interface: lock, timing: timing, now: now, lost: lost}
 }
 
 // Get implements resourcelock.Interface.
@@ -164,7 +166,7 @@ func (t *Term) Check() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over || t.renewed.IsZero() || t.now().Sub(t.renewed) > writeUntil {
+	if t.over || t.renewed.IsZero() || t.now().Sub(t.renewed) > t.timing.writeUntil() {
 		return ErrNotLeading
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
@@ -60,8 +61,8 @@ func TestTerm(t *testing.T) {
 		"elected":                              {steps: []func(*world){acquire}, leads: true},
 		"elected after another":                {steps: []func(*world){taken, get, renew}, leads: true},
 		"an election that failed":              {steps: []func(*world){broken, acquire}},
-		"as long as others wait":               {steps: []func(*world){acquire, pause(writeUntil)}, leads: true},
-		"paused":                               {steps: []func(*world){acquire, pause(writeUntil + 1)}},
+		"as long as others wait":               {steps: []func(*world){acquire, pause(DefaultTiming.writeUntil())}, leads: true},
+		"paused":                               {steps: []func(*world){acquire, pause(DefaultTiming.writeUntil() + 1)}},
 		"paused, and renewed":                  {steps: []func(*world){acquire, pause(time.Hour), get, renew}, leads: true},
 		"paused, and not renewed":              {steps: []func(*world){acquire, pause(time.Hour), broken, get, renew}},
 		"an outage that ends":                  {steps: []func(*world){acquire, broken, pause(time.Second), renew, mended, renew}, leads: true},
@@ -72,7 +73,7 @@ func TestTerm(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			lost := 0
 			w := &world{lease: &lease{}, now: time.Now()}
-			w.Term = newTerm(w.lease, func() time.Time { return w.now }, func() { lost++ })
+			w.Term = newTerm(w.lease, DefaultTiming, func() time.Time { return w.now }, func() { lost++ })
 			for _, step := range tc.steps {
 				step(w)
 			}
@@ -94,7 +95,7 @@ type transport func(*http.Request) (*http.Response, error)
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestGuard(t *testing.T) {
-	term := newTerm(&lease{}, time.Now, func() {})
+	term := newTerm(&lease{}, DefaultTiming, time.Now, func() {})
 	var made []string
 	g := &guard{term: term, next: transport(func(r *http.Request) (*http.Response, error) {
 		made = append(made, r.Method)
@@ -122,5 +123,16 @@ func TestGuard(t *testing.T) {
 	}
 	if got := strings.Join(made, " "); got != "GET PATCH" {
 		t.Errorf("calls: %s", got)
+	}
+}
+
+// The lease's client has a deadline, which is for no other: it would end watches.
+func TestNewLeavesTheConfigAlone(t *testing.T) {
+	config := &rest.Config{Host: "https://super.example", UserAgent: "syncer"}
+	if _, err := New(config, "default", "syncer", DefaultTiming, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if config.Timeout != 0 || config.UserAgent != "syncer" || config.QPS != 0 {
+		t.Errorf("it is %+v now", config)
 	}
 }
