@@ -78,7 +78,7 @@ func localValues(t *testing.T) map[string]any {
 	t.Helper()
 	digest := "sha256:" + strings.Repeat("0", 64)
 	var images []image.Ref
-	for _, name := range []string{"vc-manager:dev", "syncer:dev", "vn-agent:dev", "tenant-proxy:dev", "fence:dev", "hyperkube:v1.36.3"} {
+	for _, name := range []string{"vc-manager:dev", "syncer:dev", "vn-agent:dev", "tenant-proxy:dev", "fence:dev", "abm:dev", "hyperkube:v1.36.3"} {
 		images = append(images, image.Ref{Name: "registry.bulkhead.dev/" + name, Digest: digest})
 	}
 	values, err := platform.Values(layout.DefaultSettings(), []netip.Addr{netip.MustParseAddr("192.0.2.53")}, images)
