@@ -20,7 +20,7 @@ func refused(err error) bool {
 }
 
 func (s *sandbox) expectRefusal(ctx context.Context, key ruleset.Key) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var err error
 	if key.Protocol == ruleset.UDP {
