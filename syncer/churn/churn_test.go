@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -59,6 +60,11 @@ func TestChurn(t *testing.T) {
 	}
 	if !t.Failed() {
 		f.prove(t)
+	}
+	faults, err := f.syncer.faulty()
+	must(t, err)
+	if len(faults) > 0 {
+		t.Errorf("%d lines of the syncer's log tell of faults of the program, such as:\n%s", len(faults), strings.Join(faults[:min(len(faults), 5)], ""))
 	}
 }
 

@@ -28,6 +28,10 @@ import (
 // patience is how long anything may take on a loaded machine before a test fails.
 const patience = 3 * time.Minute
 
+// farewell is how long a virtual cluster may take to go. The namespace controller of a
+// super cluster that was away comes back to a namespace only after a minute or more.
+const farewell = 10 * time.Minute
+
 // callTimeout bounds one call of an actor: an apiserver that has been killed does not answer.
 const callTimeout = 5 * time.Second
 
@@ -184,7 +188,7 @@ func (f *fleet) replace(ctx context.Context, tn *tenant) error {
 	if err != nil {
 		return fmt.Errorf("deleting virtual cluster %s: %w", of, err)
 	}
-	if err := patiently(ctx, func(ctx context.Context) error {
+	if err := within(ctx, farewell, func(ctx context.Context) error {
 		switch err := f.super.Client.Get(ctx, client.ObjectKeyFromObject(vc), vc); {
 		case apierrors.IsNotFound(err):
 			return nil
@@ -254,8 +258,12 @@ func (f *fleet) settle(ctx context.Context) []finding {
 
 // patiently tries again until it works: what is asked may have been killed.
 func patiently(ctx context.Context, attempt func(context.Context) error) error {
+	return within(ctx, patience, attempt)
+}
+
+func within(ctx context.Context, limit time.Duration, attempt func(context.Context) error) error {
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		err := attempt(ctx)

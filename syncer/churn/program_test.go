@@ -68,7 +68,8 @@ func (p *program) start() error {
 	}
 	defer output.Close()
 	command := exec.Command(p.path, p.arguments...)
-	command.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig)
+	// The caches' objects are everybody's: whoever writes into one ends the program.
+	command.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "KUBE_CACHE_MUTATION_DETECTOR=true")
 	command.Stdout, command.Stderr = output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := command.Start(); err != nil {
@@ -121,4 +122,23 @@ func (p *program) supervise(ctx context.Context) {
 			_ = p.start() // tried again at the next tick
 		}
 	}
+}
+
+// faulty returns what the log tells of faults of the program itself, which is started
+// again after them as if nothing had happened.
+func (p *program) faulty() ([]string, error) {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return nil, fmt.Errorf("reading the log of the syncer: %w", err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		for _, sign := range []string{"panic", "mutated", "fatal error", "DATA RACE"} {
+			if strings.Contains(line, sign) {
+				lines = append(lines, line)
+				break
+			}
+		}
+	}
+	return lines, nil
 }
