@@ -16,6 +16,7 @@ func TestTenants(t *testing.T) {
 		"colliding-names": namesThatCollideOnceJoined,
 		"refused-pods":    refusedPods,
 		"own-scheduler":   ownScheduler,
+		"service":         boughtService,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -126,3 +126,11 @@ func Reserved(key string) bool {
 	prefix, _, found := strings.Cut(key, "/")
 	return found && (prefix == "bulkhead.dev" || strings.HasSuffix(prefix, ".bulkhead.dev"))
 }
+
+// ServiceDomain is the domain of the labels that ABM puts on what it makes.
+const ServiceDomain = "abm.bulkhead.dev"
+
+// MarksService tells whether a key is one of ABM's. Objects that it makes in a tenant's
+// cluster bear them for all to see; in the super cluster they would look as if ABM had
+// made the tenant's object there, so they stay where they are.
+func MarksService(key string) bool { return strings.HasPrefix(key, ServiceDomain+"/") }

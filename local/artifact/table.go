@@ -15,7 +15,7 @@ const (
 
 // own are the folders of this repository's programs. Each holds the main package
 // of the program that has the folder's name.
-var own = []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "cri-ext", "cri-ext/cri-ext-agent", "kubectl-vc"}
+var own = []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "abm", "cri-ext", "cri-ext/cri-ext-agent", "kubectl-vc"}
 
 // program is one row of the table: a program and where it comes from.
 type program struct {

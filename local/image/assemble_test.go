@@ -20,7 +20,7 @@ import (
 
 // programFiles are what stands in for the programs: an image's files may hold
 // anything.
-var programFiles = []string{"hyperkube", "coredns", "local-path-provisioner", "metrics-server", "agnhost", "sample-apiserver", "vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence"}
+var programFiles = []string{"hyperkube", "coredns", "local-path-provisioner", "metrics-server", "agnhost", "sample-apiserver", "vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "abm"}
 
 // fakePrograms makes a folder with something for every program that an image
 // needs, all dated as given.
@@ -105,7 +105,7 @@ func TestNames(t *testing.T) {
 	want := []string{
 		"docker.io/library/busybox:1.36", "docker.io/library/busybox:1.37", "docker.io/library/busybox:latest",
 		"docker.io/rancher/local-path-provisioner:v0.0.30",
-		"registry.bulkhead.dev/fence:dev", "registry.bulkhead.dev/hyperkube:v1.36.3",
+		"registry.bulkhead.dev/abm:dev", "registry.bulkhead.dev/fence:dev", "registry.bulkhead.dev/hyperkube:v1.36.3",
 		"registry.bulkhead.dev/syncer:dev", "registry.bulkhead.dev/tenant-proxy:dev", "registry.bulkhead.dev/vc-manager:dev", "registry.bulkhead.dev/vn-agent:dev",
 		"registry.k8s.io/coredns/coredns:v1.15.0", "registry.k8s.io/e2e-test-images/agnhost:2.63.0", "registry.k8s.io/e2e-test-images/sample-apiserver:1.29.2", "registry.k8s.io/metrics-server/metrics-server:v0.9.0", "registry.k8s.io/pause:3.10.1",
 	}

@@ -32,7 +32,7 @@ const (
 )
 
 // ownImages are those of our programs that run in pods.
-var ownImages = []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence"}
+var ownImages = []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "abm"}
 
 // kubernetesPrograms are the names that hyperkube goes by in its image, in the
 // folder where upstream's images have them.

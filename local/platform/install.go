@@ -69,6 +69,7 @@ func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[
 	}
 	for key, repository := range map[string]string{
 		"vcManager": "vc-manager", "syncer": "syncer", "vnAgent": "vn-agent", "tenantProxy": "tenant-proxy", "fence": "fence",
+		"abm": "abm",
 	} {
 		tag, digest, err := find(images, repository)
 		if err != nil {
@@ -78,7 +79,9 @@ func Values(s layout.Settings, resolvers []netip.Addr, images []image.Ref) (map[
 			"registry": registry, "repository": repository, "tag": tag, "digest": digest,
 		}}
 	}
-	values["fence"].(map[string]any)["enabled"] = true
+	for _, optional := range []string{"fence", "abm"} {
+		values[optional].(map[string]any)["enabled"] = true
+	}
 	tag, digest, err := find(images, "hyperkube")
 	if err != nil {
 		return nil, err

@@ -51,7 +51,8 @@ func TestOffersStorageClass(t *testing.T) {
 func TestLabelsAndAnnotations(t *testing.T) {
 	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		// Labels under kubernetes.io go down too (the ancestor dropped them all: virtualcluster.md 1.5).
-		Labels:      map[string]string{"app.kubernetes.io/name": "x", tenancy.LabelManagedBy: "forged"},
+		// What ABM has made in the tenant's cluster bears its marks, and is not refused for them.
+		Labels:      map[string]string{"app.kubernetes.io/name": "x", tenancy.LabelManagedBy: "forged", "abm.bulkhead.dev/step": "one"},
 		Annotations: map[string]string{"a": "1", "no": "2", "x.bulkhead.dev/y": "3"},
 	}}
 	labels, findings := Labels(object)
