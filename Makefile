@@ -72,7 +72,7 @@ churn: ## Random changes by TENANTS for DURATION while everything is killed, the
 
 .PHONY: bench
 BENCH ?= startup
-bench: ## Benchmarks on the running cluster: BENCH=startup measures the time to a Ready virtual cluster
+bench: ## Benchmarks: BENCH=startup (time to a Ready virtual cluster) and dataplane, on the running cluster; BENCH=syncer
 	@KUBECONFIG=.local/super.kubeconfig go run ./bench/$(BENCH)
 
 .PHONY: clean

@@ -36,6 +36,7 @@ func application(t *testing.T) {
 	t.Run("cp", func(t *testing.T) { copyFile(t, tn) })
 	t.Run("nodes", func(t *testing.T) { virtualNodes(t, tn) })
 	t.Run("events", func(t *testing.T) { events(t, tn) })
+	t.Run("explain", func(t *testing.T) { explainPod(t, tn) })
 	t.Run("workloads", func(t *testing.T) { workloads(t, tn) })
 	t.Run("custom-resource", func(t *testing.T) { customResource(t, tn) })
 	t.Run("top", func(t *testing.T) { top(t, tn) })
@@ -268,6 +269,19 @@ func events(t *testing.T, tn *tenant) {
 			}
 		}
 		return fmt.Errorf("no Started event among %d", len(list.Items))
+	})
+}
+
+// explainPod asks where a pod is, as its platform team does: through the syncer's own
+// pages, behind a forwarded port.
+func explainPod(t *testing.T, tn *tenant) {
+	pod := firstOf(t, tn, "app")
+	eventually(t, time.Minute, "the whole way of the pod is known", func(ctx context.Context) error {
+		out, err := superTool(ctx, "kubectl-vc", "explain", "default/"+pod, "--vc", tn.Name, "-n", namespace)
+		if err == nil && !containsAll(out, []string{tn.SuperNamespace("default"), "carried down", "RulesInjected", "the tenant sees it as it is", "waits for: nothing"}) {
+			err = fmt.Errorf("it says:\n%s", out)
+		}
+		return err
 	})
 }
 

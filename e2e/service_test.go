@@ -71,8 +71,8 @@ func boughtService(t *testing.T) {
 		t.Errorf("the output is %q (%v), want 2", out, err)
 	}
 	tn := openTenant(t, namespace, "greeter")
-	if out := tn.kubectl(t, "logs", "deployment/page"); out != "good day" {
-		t.Errorf("the page says %q", out)
+	if out := tn.kubectl(t, "exec", "deployment/page", "--", "cat", "/text/greeting"); out != "good day" {
+		t.Errorf("the page reads %q", out)
 	}
 
 	if out, err := superKubectl(t.Context(), "delete", "serviceinstance", "greeter", "-n", namespace, "--timeout=4m"); err != nil {

@@ -194,7 +194,13 @@ func (b *builder) build(ctx context.Context, wanted []program, wantedOwn []strin
 			return err
 		}
 	}
-	return b.buildOwn(ctx, wantedOwn)
+	if err := b.buildOwn(ctx, wantedOwn); err != nil {
+		return err
+	}
+	if slices.Contains(wantedOwn, completion.name) {
+		return b.link(completion)
+	}
+	return nil
 }
 
 // link gives a program its further names.

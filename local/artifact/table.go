@@ -17,6 +17,9 @@ const (
 // of the program that has the folder's name.
 var own = []string{"vc-manager", "syncer", "vn-agent", "tenant-proxy", "fence", "abm", "cri-ext", "cri-ext/cri-ext-agent", "kubectl-vc"}
 
+// completion is our plugin by the name under which kubectl asks it to complete a line.
+var completion = program{name: "kubectl-vc", links: []string{"kubectl_complete-vc"}}
+
 // program is one row of the table: a program and where it comes from.
 type program struct {
 	name string
