@@ -7,7 +7,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 )
 
 // Found by the churn test: what somebody wrote into the Secret of a pod's tokens stayed
@@ -40,4 +43,30 @@ func TestTokensThatSomebodyChanged(t *testing.T) {
 		return nil
 	})
 	tn.checkToken(pod, down)
+}
+
+// Found by the churn test: where the super cluster's controller misses that a Service
+// with a selector was replaced by one without, the Endpoints it has made stay for ever,
+// and the tenant's own did not go down.
+func TestEndpointsThatNobodyKeeps(t *testing.T) {
+	startSyncer(t)
+	tn := newTenant(t, 0, nil).synced()
+	ctx, ns := t.Context(), tn.namespace("leftover")
+	pod := newPod(ns, "web") // for the namespace
+	must(t, tn.client.Create(ctx, pod))
+	at := metav1.ObjectMeta{Namespace: tn.superPod(pod).Namespace, Name: "db", Labels: map[string]string{
+		tenancy.LabelTenant: string(tn.UID), tenancy.LabelManagedBy: tenancy.ManagedBySyncer, "endpoints.kubernetes.io/managed-by": "endpoint-controller",
+	}}
+	subsets := func(ip string) []corev1.EndpointSubset {
+		return []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: ip}}, Ports: []corev1.EndpointPort{{Port: 80}}}}
+	}
+	must(t, super.Client.Create(ctx, &corev1.Endpoints{ObjectMeta: at, Subsets: subsets("198.51.100.1")}))
+	must(t, tn.client.Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}))
+	must(t, tn.client.Create(ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db"}, Subsets: subsets("198.51.100.2")}))
+	waitFor(t, super.Client, at.Namespace, "db", &corev1.Endpoints{}, func(e *corev1.Endpoints) error {
+		if len(e.Subsets) != 1 || e.Subsets[0].Addresses[0].IP != "198.51.100.2" {
+			return fmt.Errorf("subsets %+v", e.Subsets)
+		}
+		return nil
+	})
 }

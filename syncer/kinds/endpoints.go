@@ -5,8 +5,10 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/bulkhead-dev/bulkhead/internal/tenancy"
 	"github.com/bulkhead-dev/bulkhead/internal/tenantnetwork"
 	"github.com/bulkhead-dev/bulkhead/syncer/engine"
 	"github.com/bulkhead-dev/bulkhead/syncer/translation"
@@ -27,9 +29,42 @@ func endpoints(networks tenantnetwork.Networks) engine.Kind {
 			super, findings := translateEndpoints(place, tenant)
 			return super, findings, *problem
 		},
-		Merge:   func(super, desired *corev1.Endpoints) { super.Subsets = desired.Subsets },
-		Indexes: map[string]client.IndexerFunc{indexAddress: indexEndpoints},
+		Merge:     func(super, desired *corev1.Endpoints) { super.Subsets = desired.Subsets },
+		Indexes:   map[string]client.IndexerFunc{indexAddress: indexEndpoints},
+		Lifecycle: clearLeftover,
 	}
+}
+
+// clearLeftover removes Endpoints that the super cluster's controller has made for the
+// Service as it was while it had a selector, and that stand in the way of the tenant's.
+// The controller deletes them with that Service, unless it gets to see only the one
+// without a selector that comes after, which is none of its business.
+func clearLeftover(ctx context.Context, s *engine.Sync[*corev1.Endpoints]) (engine.Verdict, error) {
+	if s.Tenant == nil || s.Super == nil || s.Super.Labels[tenancy.LabelTenant] != string(s.Link.Tenant().UID) {
+		return engine.Continue, nil
+	}
+	// The controller copies the Service's labels, but not what tells the origin.
+	if _, ours := tenancy.OriginOf(s.Super); ours {
+		return engine.Continue, nil
+	}
+	tenant, err := engine.Get[*corev1.Service](ctx, s.TenantReader(), s.Key.Namespace, s.Key.Name)
+	if err != nil || tenant == nil || !serviceGoesDown(tenant) || len(tenant.Spec.Selector) > 0 {
+		return engine.Continue, err
+	}
+	super, err := engine.Get[*corev1.Service](ctx, s.SuperReader(), s.Super.Namespace, s.Super.Name)
+	switch {
+	case err != nil:
+		return engine.Handled, err
+	case super == nil || len(super.Spec.Selector) > 0:
+		return engine.Handled, engine.Wait("service %s/%s to have no selector", s.Key.Namespace, s.Key.Name)
+	}
+	uid := s.Super.UID
+	err = s.SuperClient().Delete(ctx, s.Super, client.Preconditions{UID: &uid})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return engine.Handled, fmt.Errorf("deleting what is left of endpoints %s/%s in the super cluster: %w", s.Super.Namespace, s.Super.Name, err)
+	}
+	// Its deletion is no event: it does not say for what it stood.
+	return engine.Handled, engine.Wait("the endpoints of an earlier service %s/%s to go", s.Key.Namespace, s.Key.Name)
 }
 
 // translateEndpoints copies ports and the addresses that may be endpoints; what stands
