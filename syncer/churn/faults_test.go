@@ -127,8 +127,11 @@ func revive(ctx context.Context, cluster *testenv.Cluster) error {
 	return err
 }
 
-// mend makes sure that everything runs.
+// mend makes sure that everything runs. The super cluster's controller-manager starts
+// anew: what it has failed at while the API server was away it would try again only
+// after up to 16 minutes.
 func (f *fleet) mend(ctx context.Context) error {
+	f.super.Kill(testenv.ControllerManager)
 	if err := revive(ctx, f.super); err != nil {
 		return fmt.Errorf("the super cluster: %w", err)
 	}

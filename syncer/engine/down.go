@@ -289,6 +289,9 @@ func (d *Down[T]) ensure(ctx context.Context, l *Link, key Key) error {
 	switch {
 	case err != nil:
 		return err
+	case !present(s.Tenant) && s.ours():
+		l.Enqueue(key)
+		return &WaitError{For: key.String() + " to go, which the tenant has deleted", Earlier: true}
 	case !present(s.Tenant):
 		return Wait("%s to be there", key)
 	case !present(s.Super):
@@ -306,7 +309,7 @@ func (d *Down[T]) ensure(ctx context.Context, l *Link, key Key) error {
 	}
 	if !s.standsFor() || s.Super.GetDeletionTimestamp() != nil {
 		l.Enqueue(key)
-		return Wait("%s of the same name to go", key)
+		return &WaitError{For: key.String() + " of the same name to go", Earlier: true}
 	}
 	return nil
 }

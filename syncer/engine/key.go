@@ -73,6 +73,9 @@ func objectOf[T Object](event any) (T, bool) {
 // event, or has no event; the key is tried again, and nobody is alarmed.
 type WaitError struct {
 	For string
+	// Earlier says that there is a super object of the name, which stands for a tenant's
+	// object that is gone.
+	Earlier bool
 }
 
 func (e *WaitError) Error() string { return "waiting for " + e.For }

@@ -76,12 +76,13 @@ func preparePod(ctx context.Context, s *podSync, networks tenantnetwork.Networks
 	if err := ensureFence(ctx, s.Link, networks, namespace); err != nil {
 		return err
 	}
-	for _, key := range podNeeds(s.Tenant) {
+	for _, key := range append(podNeeds(s.Tenant), podClaims(s.Tenant)...) {
 		err := s.Ensure(ctx, key)
 		var wait *engine.WaitError
-		if errors.As(err, &wait) && key.Resource != "serviceaccounts" {
+		if errors.As(err, &wait) && !wait.Earlier && key.Resource != "serviceaccounts" {
 			// The kubelet waits for it, as it does on any node: the tenant may not have
-			// made it yet, or it may be refused, and says so itself.
+			// made it yet, or it may be refused, and says so itself. It would not wait
+			// for what only has the name: the pod would run with what is deleted.
 			continue
 		}
 		if err != nil {

@@ -114,6 +114,24 @@ func podNeeds(pod *corev1.Pod) []engine.Key {
 	return keys
 }
 
+// podClaims are the keys of the claims that a pod mounts. They go down by themselves.
+func podClaims(pod *corev1.Pod) []engine.Key {
+	var keys []engine.Key
+	for _, volume := range pod.Spec.Volumes {
+		name := ""
+		switch {
+		case volume.PersistentVolumeClaim != nil:
+			name = volume.PersistentVolumeClaim.ClaimName
+		case volume.Ephemeral != nil:
+			name = pod.Name + "-" + volume.Name
+		default:
+			continue
+		}
+		keys = append(keys, engine.Key{Resource: "persistentvolumeclaims", Namespace: pod.Namespace, Name: name})
+	}
+	return keys
+}
+
 // usedByPods tells whether a pod that is, or is about to be, in the super cluster
 // refers to an object.
 func usedByPods[T client.Object](index string) func(context.Context, *engine.Link, T) (bool, error) {
