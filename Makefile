@@ -67,7 +67,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (20s each)
 churn: TENANTS ?= 20
 churn: DURATION ?= 10m
 churn: ## Random changes by TENANTS for DURATION while everything is killed, then a model checks both sides
-	@CHURN_TENANTS=$(TENANTS) CHURN_DURATION=$(DURATION) hack/gotest churn -v -run TestChurn -count 1 -timeout 90m ./syncer/churn
+	@CHURN_TENANTS=$(TENANTS) CHURN_DURATION=$(DURATION) hack/gotest churn -tags churn -v -run TestChurn -count 1 -timeout 90m ./syncer/churn
 	@grep -E 'CHURN_SEED|operations|faults|quiet|holds' .local-test/churn.log
 
 .PHONY: bench

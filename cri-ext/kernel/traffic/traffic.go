@@ -175,7 +175,7 @@ func (n *network) sandbox(ctx context.Context, open Opener) (*sandbox, error) {
 	}
 	s := &sandbox{namespace: inner, net: n}
 	n.sandboxes++
-	if err := n.attach(s, n.sandboxes); err != nil {
+	if err := errors.Join(n.attach(s, n.sandboxes), n.await(ctx, inner)); err != nil {
 		inner.close()
 		return nil, err
 	}
@@ -185,6 +185,28 @@ func (n *network) sandbox(ctx context.Context, open Opener) (*sandbox, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// await waits until a namespace reaches the servers. The kernel sets a wire to work some
+// time after it was laid, and what is sent before gets lost, with IPv6 for seconds.
+func (n *network) await(ctx context.Context, from *namespace) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		try, end := context.WithTimeout(ctx, 500*time.Millisecond)
+		c, err := from.dial(try, n.backend(0))
+		end()
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until the servers can be reached: %w", err)
+		case <-ticker.C:
+		}
+	}
 }
 
 func (n *network) attach(s *sandbox, number int) error {
