@@ -64,10 +64,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (20s each)
 	@hack/fuzz $(FUZZTIME)
 
 .PHONY: churn
-churn: TENANTS ?= 20
-churn: DURATION ?= 10m
 churn: ## Random changes by TENANTS for DURATION while everything is killed, then a model checks both sides
-	@CHURN_TENANTS=$(TENANTS) CHURN_DURATION=$(DURATION) hack/gotest churn -tags churn -v -run TestChurn -count 1 -timeout 90m ./syncer/churn
+	@CHURN_TENANTS=$${TENANTS:-20} CHURN_DURATION=$${DURATION:-10m} hack/gotest churn -tags churn -v -run TestChurn -count 1 -timeout 90m ./syncer/churn
 	@grep -E 'CHURN_SEED|operations|faults|quiet|holds' .local-test/churn.log
 
 .PHONY: bench
